@@ -18,7 +18,7 @@ import numpy as np
 
 from fastmlp import History, __version__
 from fastmlp.cli import options
-from fastmlp.cli.parser import CommandError, Parser, UsageError, parsed, printable
+from fastmlp.cli.parser import CommandError, Parser, UsageError, parse, printable
 from fastmlp.extend import messages
 
 # argparse's exit code of a wrong use.
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     0
     """
     parser = _parser()
-    arguments = parsed(parser, argv)
+    arguments = parse(parser, argv)
     try:
         with ending():
             arguments.run(arguments)

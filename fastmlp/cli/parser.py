@@ -57,7 +57,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
 
 
-def parsed(parser: Parser, arguments: Sequence[str] | None) -> argparse.Namespace:
+def parse(parser: Parser, arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parsed arguments. Unknown ones are an error of the command's parser."""
     namespace: argparse.Namespace
     namespace, extra = parser.parse_known_args(arguments)

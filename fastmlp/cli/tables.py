@@ -92,16 +92,16 @@ def telling(who: str) -> Iterator[None]:
         # Ctrl-C ends the command, which reports it.
         warnings.filterwarnings("ignore", ".*fit interrupted", UserWarning)
         warnings.showwarning = lambda message, *_, **__: say(
-            f"warning: {_told(message, who)}"
+            f"warning: {_tell(message, who)}"
         )
         try:
             yield
         except REPORTED as error:
             notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
-            raise CommandError(f"{_told(error, who)}{notes}") from error
+            raise CommandError(f"{_tell(error, who)}{notes}") from error
 
 
-def _told(message: object, who: str) -> str:
+def _tell(message: object, who: str) -> str:
     text = str(message)
     for words, ours in IN_COMMANDS.items():
         text = re.sub(words, ours.format(who), text)
@@ -356,7 +356,7 @@ def run_predict(arguments: argparse.Namespace) -> None:
             raise UsageError(f"argument --output: must end in {ends}, got {output!r}")
         require_new(output, force=arguments.force, who=who)
     with telling(who):
-        model = _loaded(arguments)
+        model = _load(arguments)
         if arguments.probabilities and not hasattr(model, "classes_"):
             raise UsageError("argument --probabilities: the model predicts numbers")
         data = data_of(arguments.data, who, arguments.encoding)
@@ -379,7 +379,7 @@ def _write_csv(reader: Any) -> None:
 
 def run_score(arguments: argparse.Namespace) -> None:
     with telling("score"):
-        model = _loaded(arguments)
+        model = _load(arguments)
         if "target" not in model.training_:
             raise ValueError(
                 f"{arguments.model}: the model was fitted to a y without a name"
@@ -421,7 +421,7 @@ def _print_scores(scores: dict[str, float], *, as_json: bool) -> None:
         print(f"{name:<{width}}  {value:.6g}")
 
 
-def _loaded(arguments: argparse.Namespace) -> Any:
+def _load(arguments: argparse.Namespace) -> Any:
     path = arguments.model
     others = getattr(arguments, "data", ())
     if not path.endswith(MODEL) and any(each.endswith(MODEL) for each in others):
@@ -439,7 +439,7 @@ def _loaded(arguments: argparse.Namespace) -> Any:
 def run_show(arguments: argparse.Namespace) -> None:
     """Print a model's columns, training, importances and members, or all as JSON."""
     with telling("show"):
-        model = _loaded(arguments)
+        model = _load(arguments)
     schema = model.schema_
     training = model.training_
     task = task_of(model)

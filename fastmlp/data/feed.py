@@ -436,7 +436,7 @@ def check_source(
             named = f", as {name} without brackets,"
         instead = getattr(X, "instead", f"pass the function that makes it{named}")
         raise ValueError(
-            f"{who}: {sources.kind_of(X)} can be read once, but "
+            f"{who}: {sources.source_word(X)} can be read once, but "
             f"epochs={reading.epochs}: {instead} or epochs=1; an endless one needs "
             "steps_per_epoch"
         )

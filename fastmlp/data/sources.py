@@ -171,7 +171,7 @@ def targets_of(source: Any, who: str, *, ignores_gaps: bool = False) -> Iterator
             ","
         )
         raise ValueError(
-            f"{who}: {kind_of(source)} can be read once, and to look at the labels "
+            f"{who}: {source_word(source)} can be read once, and to look at the labels "
             f"takes a pass: {instead}"
         )
     for piece in opened(source, who).blocks(0, mixed=False):
@@ -181,7 +181,7 @@ def targets_of(source: Any, who: str, *, ignores_gaps: bool = False) -> Iterator
             yield y
 
 
-def kind_of(source: Any) -> str:
+def source_word(source: Any) -> str:
     return f"a {getattr(source, 'kind', type(source).__name__)}"
 
 

@@ -109,7 +109,9 @@ def pack(estimator: Any, *, training: bool) -> tuple[Any, dict[str, Array]]:
         "parameters": codec.parameters_of(estimator),
         **_form_of(estimator),
         "attributes": {
-            name: there[name] for name in codec.declared(Attributes) if name in there
+            name: there[name]
+            for name in codec.declared_fields(Attributes)
+            if name in there
         },
     }
     of_training: dict[str, Any] = {}
@@ -129,7 +131,7 @@ def unpack(content: Content, own: Own, n_threads: int | None) -> Any:
     estimator = ESTIMATORS[content.kind](**parameters)
     _take_form(estimator, sizes, saved)
     network = _network(estimator, sizes, resolve.dtype(saved["dtype"]))
-    flat = model_state.parameters_of(network, content.arrays)
+    flat = model_state.read_parameters(network, content.arrays)
     estimator.coefs_ = weight_views(network.layout, flat)
     estimator.intercepts_ = bias_views(network.layout, flat)
     estimator._adopt()

@@ -253,7 +253,7 @@ class MLPClassifier(base.CompiledMLP, sklearn_bases.MLPClassifier):
         anew = not hasattr(self, "classes_") or not (self.warm_start or incremental)
         if base.are_plain_labels(y, X) and (anew or self._has_plain_classes()):
             classes = base.classes_of(y) if anew else self.classes_
-            targets = base.binarized(y, classes, all_present=self.warm_start)
+            targets = base.binarize(y, classes, all_present=self.warm_start)
             if targets is not None:
                 X = base.checked_rows(self, X, reset=reset)
                 if anew:

@@ -53,15 +53,15 @@ OF_ONE_FIT = {
 Callbacks = Listener | Iterable[Listener]
 
 
-def parameters_of(
+def keyword_parameters(
     function: Callable[..., Any], but: set[str]
 ) -> list[inspect.Parameter]:
     parameters = inspect.signature(function).parameters.values()
     return [parameter for parameter in parameters if parameter.name not in but]
 
 
-NET = parameters_of(MLP.__init__, {"self", "seed"})
-FIT = parameters_of(MLP.fit, OF_ONE_FIT)
+NET = keyword_parameters(MLP.__init__, {"self", "seed"})
+FIT = keyword_parameters(MLP.fit, OF_ONE_FIT)
 PARAMETERS_OF_NETS = [parameter.name for parameter in NET]
 OF_FITS = [parameter.name for parameter in FIT]
 _SELF, _SEED = "self", "random_state"

@@ -214,7 +214,7 @@ def checked_targets(
     return dense
 
 
-def squeezed(outputs: Array) -> Array:
+def squeeze(outputs: Array) -> Array:
     return outputs[:, 0] if outputs.shape[1] == 1 else outputs
 
 
@@ -225,15 +225,15 @@ def values_of(
     and standard deviations if asked.
     """
     if link == "mean_std":
-        mean = squeezed(outputs[:, ::2])
-        deviation = squeezed(outputs[:, 1::2])
+        mean = squeeze(outputs[:, ::2])
+        deviation = squeeze(outputs[:, 1::2])
         return (mean, deviation) if with_std else mean
     if with_std:
         raise ValueError(
             f"{type(estimator).__name__}.predict: return_std=True needs "
             f"loss='gaussian_nll', got loss={estimator.loss!r}"
         )
-    return squeezed(outputs)
+    return squeeze(outputs)
 
 
 def pinball_score(outputs: Array, targets: Array, weight: Any, levels: Array) -> float:

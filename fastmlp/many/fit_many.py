@@ -27,7 +27,7 @@ from fastmlp.many.jobs import (
 )
 from fastmlp.many.training import (
     check_devices,
-    concluded,
+    conclude,
     files_of,
     interrupted,
     locked,
@@ -266,13 +266,13 @@ def fit_many(
         check_second_order(network, net.optimizer, options, net.device, None, who(i))
     if on is None:
         with locked(jobs), _bar(jobs, progress) as bar:
-            return concluded(trained(jobs, options, bar, n_threads, feed))
+            return conclude(trained(jobs, options, bar, n_threads, feed))
     check_devices(jobs)
     if feed is not None:
         feed.close()
     cluster = Cluster(on, WHO, timeout)
     with locked(jobs), _bar(jobs, progress) as bar:
-        return concluded(trained_on(cluster, jobs, options, bar, files))
+        return conclude(trained_on(cluster, jobs, options, bar, files))
 
 
 def _bar(jobs: Sequence[NetJob], progress: bool) -> AbstractContextManager[Any]:
@@ -335,9 +335,9 @@ def fit_together(
         jobs = [job._replace(number=i) for i, job in enumerate(jobs)]
         with locked(jobs):
             if cluster is None:
-                histories = concluded(trained(jobs, options, bar, n_threads))
+                histories = conclude(trained(jobs, options, bar, n_threads))
             else:
-                histories = concluded(trained_on(cluster, jobs, options, bar, None))
+                histories = conclude(trained_on(cluster, jobs, options, bar, None))
     return [
         histories[end - len(call.nets) : end]
         for call, end in zip(made, ends, strict=True)

@@ -69,7 +69,7 @@ def _check_no_task(who: str) -> None:
         )
 
 
-def pack(content: Any, shared: Sequence[Any]) -> tuple[bytes, list[int]]:
+def pickle_parts(content: Any, shared: Sequence[Any]) -> tuple[bytes, list[int]]:
     """An object as bytes, and the indices in `shared` of arrays that it holds.
 
     Shared arrays are known by identity, and left out of the bytes.
@@ -93,7 +93,7 @@ def pack(content: Any, shared: Sequence[Any]) -> tuple[bytes, list[int]]:
 
 
 def unpack(packed: bytes, shared: Mapping[int, Any]) -> Any:
-    """The inverse of `pack`; `shared` has arrays by index."""
+    """The inverse of `pickle_parts`; `shared` has arrays by index."""
 
     class SharingUnpickler(pickle.Unpickler):
         def persistent_load(self, place: Any) -> Any:
@@ -138,7 +138,7 @@ def run_group(
 
     Parameters
     ----------
-    packed : bytes, of `pack`
+    packed : bytes, of `pickle_parts`
     places : indices of the packed arrays
     shares : number of threads of a task, by host name
     timeout : seconds after which `TimeoutError` is raised, or None
@@ -401,7 +401,7 @@ class Cluster:
         """Submit the groups in order, and return their indices by future."""
         import dask
 
-        packed = {i: pack(groups[i][1], arrays) for i in left}
+        packed = {i: pickle_parts(groups[i][1], arrays) for i in left}
         held = Counter(place for _, places in packed.values() for place in places)
         several = [place for place, n in held.items() if n > 1]
         arguments = dict(enumerate(arrays))

@@ -252,7 +252,7 @@ def _fit(
     return history
 
 
-def concluded(ended: CallOutcomes) -> list[History]:
+def conclude(ended: CallOutcomes) -> list[History]:
     """The histories; warnings of the fits are repeated here."""
     for i, outcome in enumerate(ended.outcomes):
         for message, category in outcome.warnings if outcome else ():

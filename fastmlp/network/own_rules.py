@@ -91,7 +91,7 @@ def _check_slope(kind: str, function: Any, n_arguments: int, constants: Any) -> 
     try:
         with np.errstate(all="ignore"):
             evaluate = of_numbers(function, places[:, 1:], constants)
-            slopes, derivatives, errors = compared(evaluate, places[:, :1])
+            slopes, derivatives, errors = compare_slopes(evaluate, places[:, :1])
     except Exception:
         return
     wrong = (errors > LARGEST_SLOPE_ERROR)[:, 0]
@@ -305,7 +305,7 @@ def _of_rows(function: Any, target: Array, constants: Any) -> Evaluate:
     return evaluate
 
 
-def compared(evaluate: Evaluate, raw: Array) -> tuple[Array, Array, Array]:
+def compare_slopes(evaluate: Evaluate, raw: Array) -> tuple[Array, Array, Array]:
     """Slopes, differences of values, and errors, shape (n_points, n_outputs) each."""
     _, slopes = evaluate(raw)
     derivatives = np.empty(raw.shape)
@@ -323,7 +323,7 @@ def compared(evaluate: Evaluate, raw: Array) -> tuple[Array, Array, Array]:
 
 
 def _largest(evaluate: Evaluate, raw: Array, target: Array) -> RuleCheck:
-    slopes, derivatives, errors = compared(evaluate, raw)
+    slopes, derivatives, errors = compare_slopes(evaluate, raw)
     if not np.isfinite(errors).any():
         raise ValueError(
             f"{WHO}: rule has no finite value and slope at any point; give points="

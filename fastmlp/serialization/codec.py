@@ -279,14 +279,14 @@ def _origin(kind: Any) -> Any:
 
 
 @cache
-def declared(kind: Any) -> dict[str, Any]:
+def declared_fields(kind: Any) -> dict[str, Any]:
     """Types of the fields of a NamedTuple, a dataclass or a TypedDict.
 
     Examples
     --------
     >>> class Point(NamedTuple):
     ...     x: float
-    >>> declared(Point), declared(float)
+    >>> declared_fields(Point), declared_fields(float)
     ({'x': <class 'float'>}, {})
     """
     names: Any = getattr(
@@ -303,7 +303,7 @@ def declared(kind: Any) -> dict[str, Any]:
 
 def _parts(kind: Any, content: Any) -> dict[Any, Any] | None:
     """Types of the parts of a record or a tuple, by name or index, or None."""
-    options, names = get_args(kind), declared(kind)
+    options, names = get_args(kind), declared_fields(kind)
     if _origin(kind) is tuple:
         return dict(
             enumerate(options[:1] * len(content) if ... in options else options)
@@ -364,7 +364,7 @@ def fields_from(
         if "" not in arrays:
             raise FileError(f"{where} must be an array")
         return arrays[""]
-    if origin is tuple or declared(kind):
+    if origin is tuple or declared_fields(kind):
         if type(spelled) is not (list if origin is tuple else dict):
             raise FileError(f"{where} must have parts, got {spelled!r}")
         parts = _parts(kind, spelled) or {}

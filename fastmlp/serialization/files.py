@@ -102,7 +102,7 @@ class Content(NamedTuple):
 
 def write(path: str | os.PathLike[str], content: Content) -> None:
     """Write a file whole. On failure an old file is unchanged."""
-    packed = pack(content)
+    packed = file_bytes(content)
     with writing(path) as file:
         file.write(packed)
 
@@ -118,7 +118,7 @@ def check_ending(path: str | os.PathLike[str], who: str) -> None:
         )
 
 
-def pack(content: Content) -> bytes:
+def file_bytes(content: Content) -> bytes:
     """Bytes of a file. A header that no reader would accept is an error."""
     if _is_newer(content.header):
         version = NEWER_VERSION

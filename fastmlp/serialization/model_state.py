@@ -254,7 +254,7 @@ def _check_layers(sizes: Sequence[Any], content: Content) -> None:
 def state_of(content: Content, network: Network, optimizer: Optimizer) -> SavedNet:
     """State of a file's content, for a net of this spec."""
     header, arrays = content.header, content.arrays
-    parameters = parameters_of(network, arrays)
+    parameters = read_parameters(network, arrays)
     generator = header.get("generator")
     names = header.get("feature_names")
     if generator is not None:
@@ -364,7 +364,7 @@ def layers_of(layout: Layout, flat: Array) -> dict[str, Array]:
     }
 
 
-def parameters_of(network: Network, arrays: Mapping[str, Array]) -> Array:
+def read_parameters(network: Network, arrays: Mapping[str, Array]) -> Array:
     """Flat parameters from the arrays of the layers,
     whose sizes must match the header.
     """

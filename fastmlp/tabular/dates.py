@@ -168,7 +168,7 @@ def is_kind(kind: str) -> TypeGuard[Kind]:
     return kind in DATE_PARTS
 
 
-def kind_of(moments: Array) -> Kind:
+def kind_of_moments(moments: Array) -> Kind:
     """The kind of an array of texts that are read: dates, or times of day."""
     return "dates" if moments.dtype.kind == "M" else "times"
 

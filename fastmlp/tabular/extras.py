@@ -98,7 +98,7 @@ def fitted(
     return extras
 
 
-def begun(
+def start(
     fit: Callable[[], list[Extra]], *, in_turn: bool
 ) -> Callable[[], list[Extra]]:
     """Fit now, or begin on another thread;

@@ -147,7 +147,7 @@ def selected(fit: TableFit) -> TableEnsemble:
     select the best weighted mean on the validation rows.
     """
     held_out = fit.data.held_out
-    waits = _begun(fit)
+    waits = _start_estimators(fit)
     pack = train_pack(
         fit.data.training,
         fit.validation,
@@ -198,7 +198,7 @@ def refitted(fit: TableFit, ensemble: TableEnsemble) -> TableEnsemble:
     return ensemble._replace(pack=pack, members=members, n_rows=len(whole.y))
 
 
-def _begun(fit: TableFit) -> list[Callable[[], list[Extra]]]:
+def _start_estimators(fit: TableFit) -> list[Callable[[], list[Extra]]]:
     """Functions that wait for the estimators.
 
     The user's estimators are already fitted.
@@ -214,8 +214,8 @@ def _begun(fit: TableFit) -> list[Callable[[], list[Extra]]]:
         folds=fit.data.folds or (),
     )
     return [
-        extras.begun(partial(fitted, fit.beside[:n_own]), in_turn=True),
-        extras.begun(partial(fitted, fit.beside[n_own:]), in_turn=in_turn),
+        extras.start(partial(fitted, fit.beside[:n_own]), in_turn=True),
+        extras.start(partial(fitted, fit.beside[n_own:]), in_turn=in_turn),
     ]
 
 
@@ -362,7 +362,7 @@ LAYERS = ((64, 64), (128, 128))
 ABOVE = 0.03
 
 
-def taught(
+def train_student(
     pack: Pack,
     values: Values,
     columns: tuple[Array, Array],
@@ -561,7 +561,7 @@ def _tried(
     pack = model.pack_
     classes = getattr(model, "classes_", None)
     signs = columns_in_order(model.monotonic_cst, model.schema_, classes, name)
-    member, encoding, held_out, n_drawn = taught(
+    member, encoding, held_out, n_drawn = train_student(
         pack,
         values,
         model.schema_.places,

@@ -62,7 +62,7 @@ def _of_function(function: Callable[..., Any]) -> Score:
 
     For two classes the predictions are the vector of probabilities of the second.
     """
-    weighs = "sample_weight" in metrics.parameters_of(function)
+    weighs = "sample_weight" in metrics.argument_names(function)
 
     def score(y: Array, predictions: Array, weight: Array | None) -> float:
         if predictions.shape[1:] == (2,):

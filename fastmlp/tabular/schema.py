@@ -665,7 +665,7 @@ def learn(
             moments = dates.of_texts(used)
         else:
             moments = None
-        temporal = temporal if moments is None else dates.kind_of(moments)
+        temporal = temporal if moments is None else dates.kind_of_moments(moments)
         if moments is not None and temporal is not None and not asked:
             moments = np.append(moments, dates.missing(1, temporal))[codes]
             parts = dates.all_of(temporal).numbers(moments)

@@ -119,7 +119,7 @@ def _metric(metric: Any, name: str, who: str) -> Metric:
         return _known(metric, who)
     if not callable(metric) or isinstance(metric, type):
         raise TypeError(f"{who}: metrics[{name!r}] must be {WANTED}, got {metric!r}")
-    if next(iter(parameters_of(metric)), "") == "estimator":
+    if next(iter(argument_names(metric)), "") == "estimator":
         return Metric(scorer=metric, mode="max")
     return Metric(function=metric)
 
@@ -156,7 +156,7 @@ def _known(name: str, who: str) -> Metric:
     return Metric(scorer=get_scorer(name), mode="max")
 
 
-def parameters_of(function: Function) -> list[str]:
+def argument_names(function: Function) -> list[str]:
     """Parameter names; empty where Python does not know them."""
     try:
         return list(inspect.signature(function).parameters)
@@ -258,7 +258,7 @@ class Measures:
                 scorer, network.loss, self._targets, self.predictions, weight
             )
         assert function is not None
-        if "sample_weight" in parameters_of(function):
+        if "sample_weight" in argument_names(function):
             options = weight
         else:
             options = {}

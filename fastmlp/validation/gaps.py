@@ -70,7 +70,7 @@ def weighted_targets(
     all_zero = gaps.get("all_zero", False)
     known = None
     if ignore:
-        y, known = filled(y, form, who)
+        y, known = fill_gaps(y, form, who)
     of_output = (form.n_outputs, form.accepted, kind, who, form.per_target)
     table = arrays.targets(y, n_rows, *of_output)
     shape = (n_rows, 1 if form.whole_rows else table.shape[1])
@@ -165,7 +165,7 @@ def known_rows(y: Any, who: str) -> tuple[Any, Mask | None]:
     return array[rows], rows
 
 
-def filled(y: Any, form: Form, who: str) -> tuple[Any, Mask | None]:
+def fill_gaps(y: Any, form: Form, who: str) -> tuple[Any, Mask | None]:
     """y with a valid target in each gap,
     and a mask of known targets, (n_rows, n_columns).
 

@@ -121,7 +121,7 @@ def test_dealing_keeps_groups_alike_and_the_costliest_first() -> None:
 
 def test_what_is_shared_is_not_packed() -> None:
     held, other = np.arange(1000.0), np.arange(2000.0)
-    packed, places = groups.pack(
+    packed, places = groups.pickle_parts(
         {"a": held, "b": [held], "c": lambda: 3}, [other, held]
     )
     assert places == [1]
@@ -171,12 +171,12 @@ def test_a_group_that_hangs_is_given_up(client: Any, tmp_path: Path) -> None:
         ended.touch()
 
     before = groups.CALLBACK_SECONDS
-    client.run(setattr, groups, "PATIENCE", 0.5)
+    client.run(setattr, groups, "CALLBACK_SECONDS", 0.5)
     with pytest.raises(TimeoutError, match=r"took more than 0\.5 s") as caught:
         fit_many(
             mixed(), X, Y, epochs=1, callbacks=hang, client=client, group_timeout=0.5
         )
-    client.run(setattr, groups, "PATIENCE", before)
+    client.run(setattr, groups, "CALLBACK_SECONDS", before)
     assert caught.value.__notes__[0] == "in nets 0, 1, 2, 3"
     assert not ended.exists()
 

@@ -40,7 +40,7 @@ def test_what_is_written_is_read_by_all_in_the_same_bytes(path: Path) -> None:
     files.write(path, CONTENT)
     (array,) = safetensors.numpy.load_file(path).values()
     np.testing.assert_array_equal(array, CONTENT.arrays["x"])
-    assert files.pack(CONTENT) == files.pack(CONTENT)
+    assert files.file_bytes(CONTENT) == files.file_bytes(CONTENT)
 
 
 @pytest.mark.parametrize("dtype", files.TENSOR_DTYPES.values(), ids=str)
@@ -309,7 +309,7 @@ def test_devices_and_pipes_are_not_read(path: Path) -> None:
     [
         (b"", "not a safetensors file"),
         ((1 << 23).to_bytes(8, "little"), "the header claims 8,388,608 bytes"),
-        (files.pack(CONTENT), "it has 268,435,456 bytes"),
+        (files.file_bytes(CONTENT), "it has 268,435,456 bytes"),
     ],
     ids=["zeros", "a long header", "a file"],
 )
@@ -369,7 +369,7 @@ def test_without_safetensors_the_extra_is_named(
     with pytest.raises(
         ImportError, match=r"model file needs safetensors: pip install safeten"
     ):
-        files.pack(CONTENT)
+        files.file_bytes(CONTENT)
 
 
 class Part(NamedTuple):

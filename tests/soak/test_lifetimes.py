@@ -157,7 +157,7 @@ train()
         """
 from fastmlp.tabular import extras
 def late():
-    assert extras.begun(lambda: [train()], in_turn=False)() == [None]
+    assert extras.start(lambda: [train()], in_turn=False)() == [None]
 atexit.register(late)
 """,
         0,
