@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from fastmlp._process import warn as warn
 from fastmlp._process.task_pool import run_all as run_all
+from fastmlp.archives import register as register
 from fastmlp.backends.protocol import n_threads_of as n_threads_of
 from fastmlp.data.arrow import are_files as are_files
 from fastmlp.data.batches import read_table as read_table
 from fastmlp.rules import columns as columns
-from fastmlp.saving import register as register
 from fastmlp.serialization import codec as codec
 from fastmlp.training import metrics as metrics
 from fastmlp.training.history import bar_over as bar_over

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from fastmlp.archives import ARCHIVES, archive_of, is_known
 from fastmlp.model import MLP, unpacked
 from fastmlp.network import resolve
 from fastmlp.serialization import files, model_state
@@ -22,38 +22,6 @@ if TYPE_CHECKING:
 
     OfTables: TypeAlias = TabularMLPClassifier | TabularMLPRegressor
     Model: TypeAlias = MLP | MLPClassifier | MLPRegressor | MLPSearchCV | OfTables
-
-# Classes that are saved beside nets, by name: `pack` and `unpack`, or a module's name.
-ARCHIVES: dict[str, Any] = {
-    **dict.fromkeys(
-        ("MLPClassifier", "MLPRegressor", "MLPSearchCV"), "fastmlp.estimators.archive"
-    ),
-    **dict.fromkeys(
-        ("TabularMLPClassifier", "TabularMLPRegressor"), "fastmlp.tabular.archive"
-    ),
-}
-_registered: set[type] = set()
-
-
-def register(*kinds: type, archive: Any) -> None:
-    """Let `save` and `load` take objects of classes.
-
-    Parameters
-    ----------
-    kinds : classes, which files name by class name
-    archive : module or class, or the name of a module that is imported on first use
-        ``pack(model, training=)`` returns a header of JSON and arrays by name.
-        ``unpack(content, own, n_threads)`` returns the model of ``content.kind``,
-        ``content.header`` and ``content.arrays``; `own` has the user's rules by name.
-    """
-    for kind in kinds:
-        ARCHIVES[kind.__name__] = archive
-        _registered.add(kind)
-    if of_tables := [kind for kind in kinds if hasattr(kind, "_onnx_values")]:
-        # Files of nets do not need graphs.
-        from fastmlp.export import onnx
-
-        onnx.register(*of_tables)
 
 
 @explained
@@ -103,7 +71,7 @@ def save(
     True
     """
     kind = type(model).__name__
-    if not isinstance(model, MLP) and not _is_known(type(model)):
+    if not isinstance(model, MLP) and not is_known(type(model)):
         known = ", ".join(("MLP", *ARCHIVES))
         hint = "; save its net_" if hasattr(model, "net_") else ""
         raise TypeError(
@@ -115,7 +83,7 @@ def save(
     if isinstance(model, MLP):
         model.save(path, include_training_state=include_training_state)
         return
-    packed = _archive(kind).pack(model, training=include_training_state)
+    packed = archive_of(kind).pack(model, training=include_training_state)
     files.write(path, Content(kind, *packed))
 
 
@@ -175,24 +143,9 @@ def load(
     with files.refusing(path):
         scalars.known("file", "kind", content.kind, (model_state.KIND, *ARCHIVES))
     try:
-        unpacker = _archive(content.kind)
+        unpacker = archive_of(content.kind)
     except ModuleNotFoundError as error:
         holder = f"{os.fspath(path)} holds an estimator, which"
         raise ImportError(needs(holder, "scikit-learn")) from error
     with files.refusing(path):
         return unpacker.unpack(content, own, n_threads)
-
-
-def _archive(kind: str) -> Any:
-    archive = ARCHIVES[kind]
-    if isinstance(archive, str):
-        return import_module(archive)
-    return archive
-
-
-def _is_known(kind: type) -> bool:
-    """True for a class that has an archive, without imports."""
-    archive = str(ARCHIVES.get(kind.__name__, "")).removesuffix("archive")
-    return kind in _registered or (
-        bool(archive) and kind.__module__.startswith(archive)
-    )

@@ -31,10 +31,10 @@ from fastmlp import (
     MLPClassifier,
     Report,
     TabularMLPRegressor,
+    archives,
     cluster,
     jit,
     plotting,
-    saving,
     tabular,
 )
 from fastmlp.cli import tables
@@ -106,7 +106,7 @@ def test_code_runs_and_prints(
     A class that a page registers goes with it.
     """
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(saving, "ARCHIVES", {**saving.ARCHIVES})
+    monkeypatch.setattr(archives, "ARCHIVES", {**archives.ARCHIVES})
     plt.switch_backend("agg")
     results = outputs.run(page, {"__name__": "page"})
     plt.close("all")
