@@ -220,20 +220,19 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
         elif loss_weights is not None:
             raise ValueError(f"MLP: loss_weights needs heads: loss={heads.HEADS_FORM}")
         aim = losses.JOINT if has_heads else smoothed(loss, label_smoothing)
-        arguments = (
+        found = resolve.network(
             layer_sizes,
-            activation,
-            output_activation,
-            aim,
-            l2,
-            l1,
-            penalties,
-            dtype,
-            norm,
-            norm_epsilon,
-            skip,
+            activation=activation,
+            output=output_activation,
+            loss_setting=aim,
+            l2=l2,
+            l1=l1,
+            penalties=penalties,
+            kind=dtype,
+            norm=norm,
+            epsilon=norm_epsilon,
+            skip=skip,
         )
-        found = resolve.network(*arguments)
         if has_heads:
             found = heads.with_heads(found, loss, loss_weights)
         network, self._loss_name, self._output_name = found

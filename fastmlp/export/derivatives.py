@@ -635,9 +635,7 @@ def shap_values(
     distances = np.array(
         [np.abs(rows - row, dtype=np.float64).mean(axis=0) for row in x]
     )
-    if derivatives.sums is None:
-        distances = distances
-    else:
+    if derivatives.sums is not None:
         distances = distances @ derivatives.sums
     _share(values, gap, distances)
     arrays.warn_if_not_finite(values, WHO)

@@ -243,7 +243,7 @@ def fit_many(
             jobs, feed = jobs_over(checked, (X, y), validation_data, options, sizes)
         else:
             jobs = jobs_of(
-                checked, X, y, epochs, batch_size, rows, held_out, weights, given
+                checked, X, y, epochs, batch_size, rows, held_out, weights, given=given
             )
     except KeyboardInterrupt:
         # The first call of a process imports the backend: 0.1 s.

@@ -90,6 +90,7 @@ def jobs_of(
     rows: Any,
     held_out: tuple[Any, Any],
     weights: tuple[Any, bool],
+    *,
     given: Given = NOT_GIVEN,
 ) -> list[NetJob]:
     """Checked jobs of the nets.

@@ -38,6 +38,7 @@ class NamedNetwork(NamedTuple):
 
 def network(
     sizes: object,
+    *,
     activation: object,
     output: object,
     loss_setting: object,
