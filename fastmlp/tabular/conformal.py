@@ -101,12 +101,14 @@ def ends(pack: Pack, coverage: float, who: str, n_rows: int) -> Array:
     folds would validate on.
     """
     _check(coverage, f"{who}: coverage")
+    if (kept := _kept(pack, "ends", coverage)) is not None:
+        return kept
     level = (1 + coverage) / 2
     pair = np.array([pack.lower_score(1 - level), pack.upper_score(level)])
-    if np.isfinite(pair).all():
-        return pair
-    half = _known(pack, pack.half_width, coverage, f"{who}: coverage", n_rows)
-    return np.array([-half, half])
+    if not np.isfinite(pair).all():
+        half = _known(pack, pack.half_width, coverage, f"{who}: coverage", n_rows)
+        pair = np.array([-half, half])
+    return _keep(pack, "ends", coverage, pair)
 
 
 def quantiles(pack: Pack, levels: Any, who: str, n_rows: int) -> Array:
@@ -115,12 +117,28 @@ def quantiles(pack: Pack, levels: Any, who: str, n_rows: int) -> Array:
         raise ValueError(
             f"{who}: quantiles must be a list of numbers in (0, 1), got {levels!r}"
         )
-    scores = []
     for level in levels:
         _check(level, f"{who}: each of quantiles")
+    levels = tuple(levels)
+    if (kept := _kept(pack, "quantiles", levels)) is not None:
+        return kept
+    scores = []
+    for level in levels:
         score = pack.lower_score if level < 0.5 else pack.upper_score
         scores.append(_known(pack, score, level, f"{who}: quantile", n_rows))
-    return np.array(scores)
+    return _keep(pack, "quantiles", levels, np.array(scores))
+
+
+def _kept(pack: Pack, name: str, asked: Any) -> Array | None:
+    """The scores that were asked for last, if they are of the same residuals."""
+    residuals, last, scores = pack.asked.get(name, (None, None, None))
+    return scores if residuals is pack.residuals and last == asked else None
+
+
+def _keep(pack: Pack, name: str, asked: Any, scores: Array) -> Array:
+    # Copies of a pack share the old dictionary.
+    pack.asked = {**pack.asked, name: (pack.residuals, asked, scores)}
+    return scores
 
 
 def least_probability(pack: Pack, coverage: float, who: str, n_rows: int) -> float:

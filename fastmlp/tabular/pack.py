@@ -284,6 +284,8 @@ class Pack:
     validated : array, predictions of the validation rows; empty where they are not kept
     n_trained : int, number of nets the members were chosen from
     row : function of one row, once it is compiled; copies and pickles have None
+    asked : dict
+        The last coverage and levels that were asked for, with residuals and scores.
     """
 
     outputs: NetOutputs
@@ -298,6 +300,7 @@ class Pack:
     sizes: "Pack | None" = None
     validated: Array = field(default_factory=lambda: NO_NUMBERS, init=False)
     row: Any = field(default=None, init=False)
+    asked: dict[str, Any] = field(default_factory=dict, init=False)
 
     @property
     def task(self) -> Task:

@@ -24,6 +24,8 @@ NUMBER_TYPES_EXACT = {
     *BOOLEANS,
 }
 PLAIN = {*NUMBER_TYPES_EXACT, str, date, time, datetime, timedelta}
+# Types of the values of columns of pandas that may hold texts.
+HOLD_TEXTS = {np.object_, str}
 # From this number on floats skip integers.
 LARGEST_EXACT = 2**53
 # "from_dtype" is scikit-learn's word.
@@ -296,7 +298,12 @@ class Schema:
         }
         if not of_numbers.issuperset(self.numeric_names):
             return None
-        row = dict(zip(names, frame.to_numpy(object)[0].tolist(), strict=True))
+        # iloc is the faster beside texts; without them it casts integers to floats.
+        if HOLD_TEXTS.isdisjoint(kind.type for kind in kinds):
+            values = frame.to_numpy(object)[0].tolist()
+        else:
+            values = frame.iloc[0].tolist()
+        row = dict(zip(names, values, strict=True))
         is_whole = len(row) == len(names) and row.keys() >= {*self.read_names}
         return [row] if is_whole else None
 

@@ -156,6 +156,16 @@ def test_frames_of_one_row_are_read_as_others() -> None:
     assert n_read > 20
 
 
+def test_large_integers_beside_floats_keep_their_last_bit() -> None:
+    """The next float is another level."""
+    levels = np.arange(4) + 2**53 - 2
+    frame = pd.DataFrame({"size": np.linspace(0, 1, 40), "id": np.tile(levels, 10)})
+    known = Schema.learn(frame, ["id"])
+    one = frame.iloc[[3]]
+    values = known.row(one)
+    assert values is None or values.codes == known.read(one, "who").codes
+
+
 @pytest.mark.parametrize("value", ["x", np.inf, b"a", [1]])
 def test_wrong_values_are_the_errors_of_tables(value: Any) -> None:
     model = regressor()
@@ -206,6 +216,15 @@ def test_intervals_of_rows_have_sizes() -> None:
     model = TabularMLPRegressor(**FEW, cv=2).fit(X, y)
     assert model.pack_.sizes is not None
     assert_rows_alone(model, X[:5])
+
+
+def test_intervals_follow_residuals_that_change() -> None:
+    model = copy.deepcopy(regressor())
+    X, _ = drawn()
+    rows = X[:2]
+    narrow = model.predict_interval(rows)
+    model.pack_.take_scores(3 * model.pack_.residuals, None)
+    assert (np.ptp(model.predict_interval(rows), axis=1) > np.ptp(narrow, axis=1)).all()
 
 
 @pytest.mark.parametrize("of", [classifier, regressor])
