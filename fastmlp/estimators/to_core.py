@@ -47,6 +47,7 @@ from fastmlp.rules.updates import l2
 from fastmlp.training.loop import cost_of
 from fastmlp.training.stopping import EarlyStopping
 from fastmlp.validation import Array, arrays, messages
+from fastmlp.validation.calls import LackingAttribute
 from fastmlp.validation.messages import Synonyms, suggestion
 
 ACTIVATIONS = {*activations.RULES, *activations.ALIASES}
@@ -243,6 +244,10 @@ def pinball_score(outputs: Array, targets: Array, weight: Any, levels: Array) ->
 
 
 class QuantileScore(RegressorMixin):
+    predict_proba = LackingAttribute(
+        "regressors have predict; classifiers have probabilities"
+    )
+
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return R2 of the predictions; for quantiles, the negative mean pinball loss.
 

@@ -76,7 +76,8 @@ def nets_of(sequence: Any, caller: str = WHO) -> list[MLP]:
             )
         if places.setdefault(id(net), i) != i:
             raise ValueError(
-                f"{caller}: nets[{i}] is the net that nets[{places[id(net)]}] is"
+                f"{caller}: nets[{i}] is the net that nets[{places[id(net)]}] is; "
+                "make another, or copy it: copy.deepcopy(net)"
             )
     return nets
 

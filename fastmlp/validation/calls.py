@@ -278,17 +278,21 @@ OF_NETS = {
     "a fit's callbacks see each epoch; predict_raw returns the last outputs": (
         "register_forward_hook get_layer"
     ),
-    "net.train_on_batch(X, y) is these and the loss; train_on_gradient takes a loss of your own": (
+    "net.train_on_batch(X, y) is a whole step; train_on_gradient takes a loss of your own": (
         "backward zero_grad step"
     ),
     "use copy.copy(net)": "copy clone",
     "MLPClassifier and MLPRegressor are scikit-learn's estimators": (
         "get_params set_params fit_predict classes_ n_features_in_"
     ),
-    "use weights": "coefs_ coef_ get_weights kernel kernels",
+    "weights has an array for each layer: net.weights[0]": (
+        "coefs_ coef_ get_weights kernel kernels"
+    ),
     "write into items: net.weights[0] = W, net.biases[0] = b": "set_weights",
     "use biases": "intercepts_ intercept_",
-    "use layer_sizes": "layers hidden_layer_sizes units",
+    "weights, biases and layer_sizes have an item for each layer: net.weights[0]": (
+        "layers hidden_layer_sizes units"
+    ),
     "use parameters, or save and load": "state_dict load_state_dict",
     "use save and MLP.load": "save_weights load_weights save_model load_model",
     "fit returns it: history = net.fit(X, y); history.loss": "history loss_curve_ loss_ losses",

@@ -27,7 +27,7 @@ MISTAKES = {
     "net.backward()": "net.train_on_batch(X, y)",
     "net.state_dict()": "use parameters, or save and load",
     "net.cuda()": "net.to('cuda')",
-    "net.layers[0]": "use layer_sizes",
+    "net.layers[0]": "biases and layer_sizes have an item",
     "list(net.named_parameters())": "weights and biases are its parts",
     "net.weights[0] = np.zeros((8, 3))": "has the shape (3, 8)",
     "net[0]": "not subscriptable",
@@ -46,7 +46,7 @@ MISTAKES = {
     "net.compile(optimizer='adam')": "MLP(layer_sizes, loss=..., optimizer=...)",
     "net.evaluate(X, y)": "net.loss_and_gradient(X, y)[0]",
     "net.add(8)": "MLP((n_inputs, 32, n_outputs))",
-    "net.get_weights()": "use weights",
+    "net.get_weights()": "net.weights[0]",
     "net.set_weights([])": "net.weights[0] = W",
     "net.save_weights('w.h5')": "use save and MLP.load",
     "net.save('m.keras')": "name it 'm.safetensors'",
@@ -81,6 +81,7 @@ MISTAKES = {
     "MLPClassifier().fit(X + np.nan, c)": "TabularMLPClassifier and TabularMLPRegressor",
     "MLPClassifier().fit([[1, 2, 3], [4, 5]], [0, 1])": "row 0 has 3 numbers, row 1 has",
     "MLPRegressor().fit([[1, 2, 3], [4, 5]], [1, 2])": "row 0 has 3 numbers, row 1 has",
+    "MLPRegressor().predict_proba(X)": "regressors have predict",
     "MLPRegressor().save('m.safetensors')": "use fastmlp.save(model, path)",
     "net.score(X, y)": "MLPClassifier and MLPRegressor have score",
     "net.predict_proba(X)": "predict returns probabilities",
@@ -101,7 +102,7 @@ MISTAKES = {
     "fastmlp.train({}, X)": "TabularMLPRegressor().fit(X, y)",
     # Files and calls
     "fastmlp.load('.')": "'.' is a folder",
-    "fit_many([net, net], X, y)": "nets[1] is the net that nets[0] is",
+    "fit_many([net, net], X, y)": "make another, or copy it",
     "html_report(net)": "call html_report(model, X, y)",
 }
 
