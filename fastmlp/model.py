@@ -891,8 +891,8 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
         >>> net = MLP((2, 1), initializer="zeros", dtype="float64")
         >>> net.weights[0] = [[3], [4]]
         >>> net.vjp([[1.0, 2.0], [5.0, 6.0]], [[1.0], [10.0]])
-        (array([51., 62., 11.]),
-               array([[ 3.,  4.], [30., 40.]]))
+        (array([51., 62., 11.]), array([[ 3.,  4.],
+               [30., 40.]]))
         """
         steps = self._single_steps()
         wanted = (inputs, parameters)

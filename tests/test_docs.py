@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import matplotlib.pyplot as plt
 import numba
@@ -106,9 +107,9 @@ def test_code_runs_and_prints(
     A class that a page registers goes with it.
     """
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(archives, "ARCHIVES", {**archives.ARCHIVES})
     plt.switch_backend("agg")
-    results = outputs.run(page, {"__name__": "page"})
+    with mock.patch.dict(archives.ARCHIVES):
+        results = outputs.run(page, {"__name__": "page"})
     plt.close("all")
     assert not (text := outputs.differences(page, results)), text
 
