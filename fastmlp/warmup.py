@@ -77,11 +77,10 @@ def warmup(
     compute_dtype: ComputeDType | None = None,
     report: Callable[[str], Any] | None = None,
 ) -> float:
-    """Compile every kernel and rule,
-    so that later programs load them from the code cache.
+    """Compile every kernel and rule, for later programs to load from the cache.
 
-    Code in the cache is loaded in a fraction of a second.
-    User-defined rules are not cached.
+    Code in the cache is loaded in a fraction of a second. User-defined rules are not
+    cached.
 
     Parameters
     ----------
@@ -109,7 +108,7 @@ def warmup(
     >>> from fastmlp.warmup import warmup
     >>> seconds = warmup(dtypes=["float32"])  # doctest: +SKIP
     """
-    # The letters of a single str name dtypes too.
+    # A str is a sequence too, and some of its letters name dtypes.
     if isinstance(dtypes, str) or not isinstance(dtypes, Iterable):
         raise TypeError(f"warmup: dtypes must be a sequence of dtypes, got {dtypes!r}")
     kinds = [resolve.dtype(dtype).name for dtype in dtypes]

@@ -108,7 +108,10 @@ class Stored:
         self._cache = CodeCache(f"{cache.name} by Numba")
 
     def load_overload(self, signature: Any, context: Any) -> Any:
-        """Return what a C function reads of stored code, or None."""
+        """The stored library of a C function and its symbol's name, or None.
+
+        `numba.cfunc` reads these two fields of a compile result, and no others.
+        """
         # Numba would refresh the whole context here,
         # which imports SciPy without need: 0.3 s.
         rtsys.initialize(context)
@@ -206,11 +209,12 @@ def dispatcher_of(function: Any) -> Any:
 
 
 def _parallel(function: Any) -> Any:
-    """Compile a kernel twice, and run the parallel form on Numba's threads:
-    a parallel region of one thread still costs a launch.
+    """Compile a kernel twice: a parallel form for Numba's threads, and a serial one.
+
+    A parallel region of one thread would still cost a launch.
     """
-    # A call without a team uses the first thread's buffers,
-    # also where a thread of a team makes it.
+    # A call without a team uses the first thread's buffers, even if a thread of a team
+    # makes the call.
     serial = numba.njit(**OPTIONS)(_with(function, thread_number=_first_thread))
     shared = numba.njit(**OPTIONS, parallel=True)(_with(_flushing(function)))
 

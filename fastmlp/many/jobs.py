@@ -308,13 +308,14 @@ def jobs_over(
     if not nets:
         return [], None
     cores = [core_of(net) for net in nets]
-    forms = []
+    forms_of_rows = []
     for i, core in enumerate(cores):
         network = core.engine.network
-        forms.append((network.layout.sizes[0], network.dtype, network.targets))
+        form = (network.layout.sizes[0], network.dtype, network.targets)
+        forms_of_rows.append(form)
         if core.engine.queue is not None:
             raise ValueError(f"{who(i)} is on a GPU: with a source use its own fit")
-        if forms[i] != forms[0]:
+        if form != forms_of_rows[0]:
             raise ValueError(
                 f"{who(i)} has other inputs, outputs, targets or another dtype than "
                 "nets[0]: with a source make a call for each kind"

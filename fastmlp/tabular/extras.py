@@ -90,10 +90,10 @@ def fitted(
             model = fit(estimator, training, validation)
             predictions = answers(model, validation.values, n_classes)
         else:
-            estimator, predictions = _out_of_folds(
+            for_all_rows, predictions = _out_of_folds(
                 estimator, training, n_classes, folds
             )
-            model = fit(estimator, training)
+            model = fit(for_all_rows, training)
         extras.append(Extra(name, model, predictions, time.perf_counter() - start))
     return extras
 

@@ -181,11 +181,10 @@ def classes_in(y: Any, n_rows: int, who: str) -> tuple[Array, NDArray[np.int64]]
             f"{who}: labels of y must be of one type, to be sorted: {error}"
         ) from error
     except ValueError as error:
+        hint = ""
         if "continuous" in str(error):
-            numbers = " TabularMLPRegressor learns numbers"
-        else:
-            numbers = ""
-        raise ValueError(f"{who}: {error}{numbers}") from error
+            hint = " TabularMLPRegressor learns numbers"
+        raise ValueError(f"{who}: {error}{hint}") from error
     if len(classes) < 2:
         message = f"y holds one class only, {classes.tolist()[0]!r}"
         raise ValueError(f"{who}: {message}; a classifier needs two or more")

@@ -258,15 +258,16 @@ def _types_in(values: Any) -> set[type]:
     """Types of objects, without missing values."""
     # Iteration over a series of pandas takes twice as long.
     values = np.asarray(values, object)
-    types = {
-        each
-        for each in set(map(type, values))
-        if each.__name__ not in frames.MISSING_TYPES
-    }
-    # A missing value among texts is NaN, a float.
-    for some in [each for each in types if issubclass(each, float | np.floating)]:
-        if all(value != value for value in values if type(value) is some):
-            types.remove(some)
+    types = set()
+    for kind in set(map(type, values)):
+        if kind.__name__ in frames.MISSING_TYPES:
+            continue
+        if issubclass(kind, float | np.floating):
+            # A missing value among texts is NaN, a float, and differs from itself.
+            numbers = (value for value in values if type(value) is kind)
+            if all(number != number for number in numbers):
+                continue
+        types.add(kind)
     return types
 
 

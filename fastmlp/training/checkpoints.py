@@ -66,8 +66,9 @@ class Checkpoint:
         self._last_epoch, self._last_time = 0, time.perf_counter()
 
     def resume(self, *, validated: bool) -> Progress | None:
-        """Restore the checkpoint and return the fit's progress;
-        None before the first file. `validated`: the fit has validation data.
+        """Restore the checkpoint and return the fit's progress; None without a file.
+
+        `validated` is True if the fit has validation data.
         """
         file = self._file
         saved = file.read(
@@ -84,11 +85,13 @@ class Checkpoint:
             progress = _progress(saved, self._metrics, self._heads)
         history = progress.history
         if history.loss and bool(history.validation_loss) != validated:
-            there_is, here_is = ("no ", "") if validated else ("", "no ")
+            if validated:
+                difference = "it has no validation data, here there is validation_data"
+            else:
+                difference = "it has validation data, here there is no validation_data"
             raise ValueError(
-                f"MLP.fit: {file.path} is a checkpoint of another fit: it has "
-                f"{there_is}validation data, here there is {here_is}validation_data; "
-                f"resume=False starts over"
+                f"MLP.fit: {file.path} is a checkpoint of another fit: {difference}; "
+                "resume=False starts over"
             )
         file.restore(saved.state)
         self._last_epoch = len(history.loss)

@@ -47,6 +47,7 @@ CommunicatorLike: TypeAlias = Communicator | Literal["world"]
 def check_ranks(
     communicator: object, average_every: object, device: str, who: str
 ) -> None:
+    """Raise ValueError for `average_every` without ranks, or ranks on a GPU."""
     if average_every is not None:
         scalars.positive_integer(who, "average_every", average_every)
         if communicator is None:

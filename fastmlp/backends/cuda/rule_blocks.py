@@ -563,7 +563,10 @@ def _make_draw() -> Any:
 
 
 def _make_normal(scalar: Any) -> Any:
-    """``normal(words, j)``: number j of the four of a group."""
+    """``normal(words, j)``: number j, 0 to 3, of those that four random words give.
+
+    Words 0 and 1 give numbers 0 and 1, words 2 and 3 the others.
+    """
 
     def fma(a: Any, b: Any, c: Any) -> Any:
         return a * b + c
@@ -575,10 +578,10 @@ def _make_normal(scalar: Any) -> Any:
     )
 
     def normal(words: Any, j: Any) -> Any:
-        one_word, other, w2, w3 = words
+        w0, w1, w2, w3 = words
         if j >= 2:
-            one_word, other = w2, w3
-        first, second = normals(one_word, other)
+            w0, w1 = w2, w3
+        first, second = normals(w0, w1)
         return second if j % 2 == 1 else first
 
     return device_function(normal)

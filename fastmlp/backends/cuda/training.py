@@ -412,10 +412,10 @@ class Kernels(NamedTuple):
 
     Attributes
     ----------
-    phase : ``phase(x, y, nets, step, which)``, one phase of each net's step, counted from the first
-        of the launch
-    run : ``run(x, y, nets, n_steps)``, each net's steps, at most `n_steps`, in one cooperative
-    launch; None without an optimizer
+    phase : ``one_phase(x, y, nets, step, phase)``, one phase of each net's step; steps
+        are counted from the first of the launch
+    run : ``all_steps(x, y, nets, n_steps)``, each net's steps, at most `n_steps`, in
+        one cooperative launch; None without an optimizer
     """
 
     phase: Any
@@ -435,33 +435,35 @@ def make_kernels(rules: KernelRules, shape: GridShape) -> Kernels:
     scalar = device.SCALARS[rules.dtype]
     size = shape.staging
 
-    def of_nets(staging: Any, rows: Samples, nets: Nets, step: int, which: int) -> None:
+    def on_nets(staging: Any, rows: Samples, nets: Nets, step: int, phase: int) -> None:
         for k in range(cuda.blockIdx.y, nets.plans.shape[0], cuda.gridDim.y):
             plan = nets.plans[k]
             progress = nets.progress[k]
             orders = nets.orders[k]
             net = Net(nets.memory[k], nets.sums[k], progress, plan, nets.layers, orders)
-            if which == FORWARD_BACKWARD:
+            if phase == FORWARD_BACKWARD:
                 forward_backward(staging, rows, net, plan.first + step)
-            elif which == GRADIENT_UPDATE:
+            elif phase == GRADIENT_UPDATE:
                 gradient_update(staging, net, plan.first + step)
             elif training:
                 end(net)
 
-    each = device_function(of_nets)
+    take_phase = device_function(on_nets)
 
-    def phase(x: Any, y: Any, nets: Nets, step: int, which: int) -> None:
-        each(cuda.shared.array(size, scalar), Samples(x, y), nets, step, which)
+    def one_phase(x: Any, y: Any, nets: Nets, step: int, phase: int) -> None:
+        staging = cuda.shared.array(size, scalar)
+        take_phase(staging, Samples(x, y), nets, step, phase)
 
-    def run(x: Any, y: Any, nets: Nets, n_steps: int) -> None:
+    def all_steps(x: Any, y: Any, nets: Nets, n_steps: int) -> None:
         staging = cuda.shared.array(size, scalar)
         grid = cuda.cg.this_grid()
-        for q in range(2 * n_steps + 1):
-            which = q % 2 if q < 2 * n_steps else END
-            each(staging, Samples(x, y), nets, q // 2, which)
+        # The two phases of each step in turn, then the end.
+        for i in range(2 * n_steps + 1):
+            phase = i % 2 if i < 2 * n_steps else END
+            take_phase(staging, Samples(x, y), nets, i // 2, phase)
             grid.sync()
 
-    return Kernels(kernel(phase), kernel(run) if training else None)
+    return Kernels(kernel(one_phase), kernel(all_steps) if training else None)
 
 
 def _make_end(rules: KernelRules, shape: GridShape) -> Any:

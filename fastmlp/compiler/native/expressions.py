@@ -64,7 +64,7 @@ def as_number(builder: Any, kind: Any, operand: Any) -> Any:
 
 
 def emitted_code(builder: Any, form: jit.Emitted, arguments: tuple[Any, ...]) -> Any:
-    """Put an emitted function's code where the builder stands."""
+    """Add the instructions of an emitted function's call; return its result."""
     if form.constant:
         if not all(type(argument) is int for argument in arguments):
             raise Unsupported("an argument that must be known when compiling")

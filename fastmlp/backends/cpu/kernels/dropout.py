@@ -85,8 +85,10 @@ def _decisions(scalar: Scalar) -> tuple[Kernel, Kernel]:
 
 
 def _dropping(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
-    """Functions that drop and scale n values of a panel: with their slopes,
-    with relu's slopes, which are written, and without slopes.
+    """Three functions that drop or scale n values of a panel.
+
+    The first does the same to their slopes. The second writes the slopes of relu, which
+    are known from the values. The third is for layers without slopes.
     """
     _, place_of = _decisions(scalar)
     zero = scalar(0)
@@ -112,13 +114,13 @@ def _dropping(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
             values[i] = values[i] * factor
 
     @njit
-    def alone(values: Any, n: int, bits: Any, skip: int, rate: Any) -> None:
+    def without_slopes(values: Any, n: int, bits: Any, skip: int, rate: Any) -> None:
         threshold, scale = rate
         for i in range(n):
             factor = scale if bits[place_of(i, skip)] >= threshold else zero
             values[i] = values[i] * factor
 
-    return with_slopes, with_slopes_of_relu, alone
+    return with_slopes, with_slopes_of_relu, without_slopes
 
 
 def dropout(scalar: Scalar) -> Kernel:
