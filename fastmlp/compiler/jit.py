@@ -289,14 +289,12 @@ def _definitions(
         tree = ast.parse("".join(lines))
     except SyntaxError:
         return {}
-    return {
-        (
-            node.name,
-            min([node.lineno, *(mark.lineno for mark in node.decorator_list)]),
-        ): node
-        for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef)
-    }
+    definitions = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            first = min([node.lineno, *(mark.lineno for mark in node.decorator_list)])
+            definitions[node.name, first] = node
+    return definitions
 
 
 def names_of(function: FunctionType) -> dict[str, Any]:

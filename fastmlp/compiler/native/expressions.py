@@ -72,10 +72,10 @@ def emitted_code(builder: Any, form: jit.Emitted, arguments: tuple[Any, ...]) ->
     else:
         operands = movable(arguments)
         values = _values_of(operands)
-    if form.alike and {
-        getattr(operand, "dtype", BOOL).kind for operand in operands
-    } != {"f"}:
-        raise Unsupported("arguments of an emitted function")
+    if form.alike:
+        kinds = {getattr(operand, "dtype", BOOL).kind for operand in operands}
+        if kinds != {"f"}:
+            raise Unsupported("arguments of an emitted function")
     value = form.generate(builder, *values)
     if form.result is None:
         return None

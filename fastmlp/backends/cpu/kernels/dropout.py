@@ -179,6 +179,10 @@ def dropout_alone(scalar: Scalar) -> Kernel:
     n_bytes = ROW_BLOCK * width * 2
 
     def drop(address: int, i: int, values: int, at: int, n: int) -> None:
+        """`values` is the address of layer i's panels; n rows from row `at` are dropped.
+        Bits are drawn for `width` units at a time; narrower panels share a draw, and
+        `skip` is a panel's first unit in it.
+        """
         net = record_at(address, Net)
         place = stack(n_bytes)
         layer = layers_of(net)[i]

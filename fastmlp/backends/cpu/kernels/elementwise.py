@@ -506,6 +506,8 @@ def update_loop(
 ) -> Loop:
     """An optimizer step of n parameters, with the state that the rule uses.
 
+    `gradient_rule` names what changes each gradient before the rule takes it. After the
+    step, `signed` parameters are kept to their signs, and `averaged` ones averaged.
     Reading and writing m and v without need doubled the time of SGD.
     """
     follow = _average(scalar, gradient_rule, n_coefficients, averaged)

@@ -86,12 +86,16 @@ def prefetch_weights(net: Net, piece: Piece, streams: int, vector: int) -> int:
 
 @njit
 def prefetch_rows(net: Net, t: int, split: int, streams: int, size: int) -> int:
-    """List the tile's share of the next batch's rows of X;
+    """List the share of tile `t` in the next batch's rows of X;
     return the address of the streams.
+
+    `split` is 1 where two tiles share a row's features, cut at `net.middle`. `size` is
+    the bytes of a number.
     """
     batch = batch_of(net)
     record = row(streams, 1, STREAMS)[0]
     places = row(streams + HEAD_BYTES, MOST_STREAMS, np.int64)
+    # The next batch's indices, of 8 bytes each, follow the batch's.
     after = batch.index + batch.n_rows * 8
     n_rows = max(min((batch.order_stop - after) // 8, batch.n_rows), 0)
     low = 0

@@ -307,21 +307,26 @@ class Tiling(NamedTuple):
 
 
 def tiles_of(workspace: Workspace, partition: Partition, middle: int) -> NDArray[Any]:
-    """Cut all packed parameters into tiles:
-    groups of panels, and in them groups of rows.
+    """Cut all packed parameters into tiles: groups of panels, cut into groups of rows.
 
     A group has as many rows as keep their inputs in the second-level cache while all
     deltas pass. Each thread has separate panels of every layer, and an equal number of
     tiles.
     """
     size = workspace.parameters.itemsize
-    packed = workspace.packed
-    lanes = workspace.lanes
-    block = rows_of_tiles(workspace.chunk_rows, size)
-    shared = (partition.n_threads, partition.split_layer, middle, partition.by_panels)
-    cuts = partition.cuts
     return _make_tiles(
-        Tiling(packed, lanes, size, block, workspace.sparse, *shared, cuts)
+        Tiling(
+            packed=workspace.packed,
+            lanes=workspace.lanes,
+            size=size,
+            block=rows_of_tiles(workspace.chunk_rows, size),
+            sparse=workspace.sparse,
+            n_threads=partition.n_threads,
+            split_layer=partition.split_layer,
+            middle=middle,
+            by_panels=partition.by_panels,
+            cuts=partition.cuts,
+        )
     )
 
 

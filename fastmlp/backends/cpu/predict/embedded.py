@@ -118,7 +118,7 @@ def completed_gradient(
 
 
 def _completion(scalar: Scalar, *, derives: bool) -> Callable[..., None]:
-    """Completes a net's predictions, and their derivatives."""
+    """A function that completes a prediction p to 1 - p and p, and its derivatives."""
     one = scalar(1)
 
     @njit

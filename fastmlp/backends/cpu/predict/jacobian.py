@@ -279,8 +279,8 @@ def _vectors_of_rows(scalar: Scalar) -> Callable[..., None]:
 
 
 def _vectors_of_deltas(scalar: Scalar) -> Callable[..., None]:
-    """Takes vectors first to last of rows of the first layer's deltas back to the
-    inputs.
+    """A function that takes the first layer's deltas back to the inputs, for vectors
+    `first` to `last` of rows.
     """
     lanes = lanes_of(scalar)
     size = np.dtype(scalar).itemsize
@@ -291,6 +291,7 @@ def _vectors_of_deltas(scalar: Scalar) -> Callable[..., None]:
     into_lanes = batch_in_lanes(scalar).into_lanes
 
     def go_back(net: FlatNet, first: int, last: int, thread: int) -> None:
+        """The record's x holds the deltas; its out takes their products with weights."""
         layer = records_at(net.layers, net.n_layers, FlatLayer)[0]
         buffer = net.buffers + thread * net.buffer_bytes
         read = net.checks + thread * net.check_bytes

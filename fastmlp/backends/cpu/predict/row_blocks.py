@@ -609,6 +609,9 @@ def _tiles_of_rows(scalar: Scalar) -> tuple[Predict, Predict]:
         spare: Span,
         n_parts: int,
     ) -> None:
+        """Share the writing and checking of predictions: a thread takes a part of the
+        n rows from row `at`. `raw` and `spare` begin at the first of these rows.
+        """
         source, stride = raw
         before, after = spare
         for index in prange(n_parts):
