@@ -1038,7 +1038,7 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
         See Also
         --------
         fastmlp.predict_arrow, fastmlp.predict_parquet :
-        predictions beside columns of a table.
+            Predictions beside columns of a table.
 
         Examples
         --------

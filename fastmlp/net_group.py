@@ -585,7 +585,7 @@ class NetGroup:
                 # Masks of one form may have other numbers of rows.
                 calls.form = form if rows is None or calls.by_net else None
             each = calls.each
-            if ready and (n_done := self._at_once(kind, calls, plain)) >= 0:
+            if ready and (n_done := self._step_by_one_call(kind, calls, plain)) >= 0:
                 losses = calls.columns["loss"].copy()
                 if n_done == len(losses):
                     return losses
@@ -744,20 +744,25 @@ class NetGroup:
             calls.change = None
         return True
 
-    def _at_once(self, kind: Kind, calls: GroupCalls, plain: Any) -> int:
-        """Take the steps by one call; return the number of nets done, or -1."""
+    def _step_by_one_call(self, kind: Kind, calls: GroupCalls, plain: Any) -> int:
+        """Take the steps by one call; return the number of nets done, or -1.
+
+        The locks of all nets are held meanwhile. Entries serve until a net changes
+        otherwise or the known coefficients are used up. What Ctrl-C cuts at the end is
+        done again.
+        """
         job = calls.job
-        (x, y, weight) = plain
+        x, y, weight = plain
         job["x"], job["y"] = address(x), address(y)
         job["weight"] = 0 if weight is None else address(weight)
         flags: list[bool] = []
         try:
             _acquire(self._own_locks(), flags)
-            goes_on = calls.change is locks.change[0] and calls.n_tabled > 0
-            if not (goes_on or self._fill_entries(kind, calls)):
+            entries_hold = calls.change is locks.change[0] and calls.n_tabled > 0
+            if not (entries_hold or self._fill_entries(kind, calls)):
                 return -1
             calls.change = None
-            calls.n_tabled = calls.n_tabled - 1
+            calls.n_tabled -= 1
             try:
                 n_done = calls.run(calls.n_checked, self._n_threads)
             finally:

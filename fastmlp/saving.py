@@ -30,13 +30,14 @@ def save(
 ) -> None:
     """Write a net or a fitted estimator to a safetensors file, for `load`.
 
-    Needs the extra `safetensors`. The file holds names and numbers without code, and is written
-    whole or not at all. Your rules are stored by name, and passed to `load` again.
+    Needs the extra `safetensors`. The file holds names and numbers without code, and is
+    written whole or not at all. Your rules are stored by name, and passed to `load`
+    again.
 
-    An estimator's file holds parameters, with a RandomState's state, fitted attributes and the
-    setting of `set_output`, but not your attributes, nor metadata requests. A search's file holds
-    settings, `cv_results_` and the best estimator; a model of tables' file columns and the nets of
-    the ensemble.
+    An estimator's file holds parameters, with a RandomState's state, fitted attributes
+    and the setting of `set_output`, but not your attributes, nor metadata requests. A
+    search's file holds settings, `cv_results_` and the best estimator. The file of a
+    model of tables holds its columns and the nets of the ensemble.
 
     Parameters
     ----------
@@ -45,8 +46,8 @@ def save(
         An estimator must be fitted, and not of a subclass.
     path : path
     include_training_state : bool
-        Add the optimizer's state, and a net's generator, so that `fit` or `partial_fit` on the
-        loaded model goes on with the same bits.
+        Add the optimizer's state, and a net's generator, so that `fit` or `partial_fit`
+        on the loaded model goes on with the same bits.
 
     Raises
     ------
@@ -57,8 +58,8 @@ def save(
     OSError
         If the file cannot be written; an old file is unchanged.
     ValueError
-        If your rule has no name, as a lambda, a setting cannot be written, a parameter is not
-        finite, or an estimator is not fitted.
+        If your rule has no name, as a lambda, a setting cannot be written, a parameter
+        is not finite, or an estimator is not fitted.
 
     Examples
     --------

@@ -249,13 +249,15 @@ class deferred:
         self._outermost = False
 
     def __enter__(self) -> None:
+        """Replace all handlers; if a part fails, those replaced are put back."""
         global _inside
         me = threading.get_ident()
         if me == _inside or me != threading.main_thread().ident:
             return
         try:
             _replace_handlers()
-            self._outermost, _inside = True, me
+            self._outermost = True
+            _inside = me
         except BaseException as error:
             _put_back_handlers()
             # An embedded Python may report another thread as the main one.

@@ -263,7 +263,6 @@ class Epochs:
         print_loss(estimator)
         if held_out:
             estimator.validation_loss_curve_.append(held_out.loss())
-        if held_out:
             rows = (held_out.X, held_out.labels, held_out.weight)
         else:
             rows = (None,) * 3

@@ -198,9 +198,7 @@ class TableParts(NamedTuple):
         return RowFunction(self.owner())
 
     def owner(self, *, freeze: bool = False) -> TableOwner:
-        """The objects of the compiled function of a row;
-        `freeze`: of copies of parameters.
-        """
+        """What the compiled function of a row is made of; `freeze` copies parameters."""
         members = []
         for net, encoding, weight in self.members:
             core = core_of(net)
@@ -209,8 +207,8 @@ class TableParts(NamedTuple):
             network = core.engine.network
             members.append(TableMember(network, parameters, encoding, weight))
         task = "regression" if self.classes is None else "multiclass"
-        is_of_one = all(net.layer_sizes[-1] == 1 for net in self.nets)
-        if self.classes is not None and is_of_one:
+        has_one_output = all(net.layer_sizes[-1] == 1 for net in self.nets)
+        if self.classes is not None and has_one_output:
             task = "binary"
         scale = TableScale(self.scale, self.center, self.low, self.high)
         sizes = self.n_features, self.n_outputs

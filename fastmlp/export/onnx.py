@@ -146,17 +146,21 @@ class Graph:
     def net(self, values: str, net: MLP, kind: int) -> str:
         """Add a net that computes in numbers of this kind;
         return the name of its predictions.
+
+        `values` and `inputs` are names of variables; `outputs` has one for each layer.
         """
         network: Network = core_of(net).engine.network
         layout = network.layout
-        kept = list[str]()
-        flat = net.parameters
-        n_shifts = iter(net.shifts)
-        shifts = [next(n_shifts) if it.shifts >= 0 else None for it in layout.norms]
+        outputs = list[str]()
+        next_shifts = iter(net.shifts)
+        shifts = [
+            next(next_shifts) if norm.shifts >= 0 else None for norm in layout.norms
+        ]
+        gain_of_norms = gain_views(layout, net.parameters)
         norms = {
             (norm.layer, norm.after): (norm.epsilon, gains, shift)
             for norm, gains, shift in zip(
-                layout.norms, gain_views(layout, flat), shifts, strict=True
+                layout.norms, gain_of_norms, shifts, strict=True
             )
         }
         inputs = values
@@ -169,16 +173,11 @@ class Graph:
             product = self.node("MatMul", [values, self.constant(weights, kind)])
             raw = self.node("Add", [product, self.constant(biases[None], kind)])
             if layout.skips and layout.skips[i] >= 0:
-                raw = self.node("Add", [raw, kept[layout.skips[i]]])
+                raw = self.node("Add", [raw, outputs[layout.skips[i]]])
             if (i, False) in norms:
                 raw = self._norm(raw, kind, *norms[i, False])
-            known = NODES if kind == self.kinds.DOUBLE else NODES | OF_FLOAT32
-            node, options = known.get(rule, ("", {}))
-            if node:
-                values = self.node(node, [raw], **options)
-            else:
-                values = self.traced(rule, kind, raw)
-            kept.append(values)
+            values = self._activated(raw, rule, kind)
+            outputs.append(values)
             if (i, True) in norms:
                 values = self._norm(values, kind, *norms[i, True])
         if not network.link.parts:
@@ -186,10 +185,18 @@ class Graph:
         first = 0
         heads = []
         for name, n in network.link.parts:
-            own = self.chosen(values, np.arange(first, first + n))
-            heads.append(self._linked(own, losses.LINKS[name], n, kind))
+            head = self.chosen(values, np.arange(first, first + n))
+            heads.append(self._linked(head, losses.LINKS[name], n, kind))
             first += n
         return self.node("Concat", heads, axis=1)
+
+    def _activated(self, raw: str, rule: Any, kind: int) -> str:
+        """Add an activation: the node that ONNX has for it, or the rule's own nodes."""
+        known = NODES if kind == self.kinds.DOUBLE else NODES | OF_FLOAT32
+        node, options = known.get(rule, ("", {}))
+        if node:
+            return self.node(node, [raw], **options)
+        return self.traced(rule, kind, raw)
 
     def _linked(self, raw: str, link: losses.Link, n_outputs: int, kind: int) -> str:
         """Add a link; return the name of its values."""

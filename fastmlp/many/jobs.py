@@ -303,8 +303,8 @@ def jobs_over(
     sizes : epochs and batch size, each one number or one for each net
     """
     epochs = each_integer(sizes[0], "epochs", len(nets))
-    size = DEFAULT_BATCH if sizes[1] is None else sizes[1]
-    batches = each_integer(size, "batch_size", len(nets))
+    given = DEFAULT_BATCH if sizes[1] is None else sizes[1]
+    batch_sizes = each_integer(given, "batch_size", len(nets))
     if not nets:
         return [], None
     cores = [core_of(net) for net in nets]
@@ -321,16 +321,16 @@ def jobs_over(
                 "nets[0]: with a source make a call for each kind"
             )
     # Whole batches of each net.
-    options = options.having(epochs=max(epochs), batch_size=math.lcm(*batches))
+    options = options.having(epochs=max(epochs), batch_size=math.lcm(*batch_sizes))
     raw = RawRows(*rows, None, validation_data)
     feed, data, held_out, names = rows_of(
         cores[0].engine, raw, options, _names_of(cores)
     )
     assert feed is not None
-    per_net = zip(nets, epochs, batches, strict=True)
+    by_net = zip(nets, epochs, batch_sizes, strict=True)
     jobs = [
-        NetJob(net, data, held_out, n_epochs, min(size, data.n_rows), names, i)
-        for i, (net, n_epochs, size) in enumerate(per_net)
+        NetJob(net, data, held_out, n_epochs, min(batch_size, data.n_rows), names, i)
+        for i, (net, n_epochs, batch_size) in enumerate(by_net)
     ]
     return jobs, feed
 
@@ -390,7 +390,7 @@ class SharedFeed:
         self._cores.release()
         with self._changed:
             number = self._number
-            self._waiting = self._waiting + 1
+            self._waiting += 1
             while self._number == number:
                 if self._waiting == self._active:
                     self._waiting = 0

@@ -120,12 +120,15 @@ def pack(state: SavedNet) -> Content:
 
 
 def header_of(state: SavedNet) -> dict[str, Any]:
-    """Spec and optimizer of a net as JSON, by the names of `MLP`'s arguments."""
+    """Spec and optimizer of a net as JSON, by the names of `MLP`'s arguments.
+
+    Optional settings that are None are left out.
+    """
     network = state.network
-    table = activations.RULES
+    rules = activations.RULES
     names = state.feature_names
-    *linear, output = [codec.of_rule(rule, table) for rule in network.activations]
-    hidden = residual.of_entries(network, linear)
+    *inner, output = [codec.of_rule(rule, rules) for rule in network.activations]
+    hidden = residual.of_entries(network, inner)
     written = network.written
     computed = network.compute_dtype
     optional = {

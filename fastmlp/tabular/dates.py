@@ -217,24 +217,27 @@ def _seconds(spans: Array) -> Array:
 
 
 def of_texts(texts: Sequence[Any]) -> Array | None:
-    """ISO texts as dates or times, None for other texts; "" and None are missing."""
+    """ISO texts as dates or times, None for other texts; "" and None are missing.
+
+    Dates are in UTC: a date's zone is subtracted.
+    """
     stripped = [text.strip() if isinstance(text, str) else text for text in texts]
     stripped = ["" if text is None else text for text in stripped]
-    there = [text for text in stripped if text]
-    if not (there and isinstance(there[0], str) and there[0][0].isdigit()):
+    given = [text for text in stripped if text]
+    if not (given and isinstance(given[0], str) and given[0][0].isdigit()):
         return None
     try:
-        if all(_ISO_TIME.fullmatch(text) for text in there):
-            days = np.array(
-                [f"{EPOCH}T{text}" if text else "NaT" for text in stripped], "M8[us]"
-            )
-            return days - np.datetime64(EPOCH, "us")
+        if all(_ISO_TIME.fullmatch(text) for text in given):
+            moments = [f"{EPOCH}T{text}" if text else "NaT" for text in stripped]
+            return np.array(moments, "M8[us]") - np.datetime64(EPOCH, "us")
         matches = [_ISO_DATE.fullmatch(text) if text else None for text in stripped]
-        each = [match.groups() if match else ("NaT", None) for match in matches]
-        if sum(match is not None for match in matches) < len(there):
+        n_dates = sum(match is not None for match in matches)
+        if n_dates < len(given):
             return None
-        zones = [_minutes(zone) for _, zone in each]
-        return np.array([text for text, _ in each], "M8[us]") - np.array(zones, "m8[m]")
+        parts = [match.groups() if match else ("NaT", None) for match in matches]
+        local = np.array([text for text, _ in parts], "M8[us]")
+        offsets = np.array([_minutes(zone) for _, zone in parts], "m8[m]")
+        return local - offsets
     except (TypeError, ValueError):
         return None
 

@@ -80,8 +80,8 @@ def fitted(
 ) -> list[Extra]:
     """Fitted clones of estimators, and their predictions of the validation rows.
 
-    Without such rows each is fitted without each fold,
-    for the predictions of the fold's rows, and then to all rows.
+    Without validation rows, a fit for each fold leaves out the fold's rows and predicts
+    them; the last fit takes all rows.
     """
     extras = []
     for name, estimator in members:

@@ -178,30 +178,32 @@ def _with_factors(
     *,
     all_zero: bool,
 ) -> tuple[Array, Array]:
-    """Each head's targets and their factors,
-    and weights of rows: the means of the heads'.
+    """Each head's targets beside their factors, and the weights of rows.
+
+    A row's weight is the mean of its heads' weights. A factor is a head's weight
+    divided by that mean; a table's columns beyond the head's targets multiply it.
     """
-    masses = [
-        mass.astype(np.float64) if mass.size else np.ones(len(table))
-        for table, mass in parts
+    by_head = [
+        weight.astype(np.float64) if weight.size else np.ones(len(table))
+        for table, weight in parts
     ]
-    whole = np.mean(masses, axis=0)
-    safe = np.where(whole > 0, whole, 1)
+    mean = np.mean(by_head, axis=0)
+    divisor = np.where(mean > 0, mean, 1)
     columns: list[Array] = []
-    for (table, _), width, mass, own in zip(
-        parts, form.widths, masses, form.forms, strict=True
+    for (table, _), width, weight, head in zip(
+        parts, form.widths, by_head, form.forms, strict=True
     ):
-        share = (mass / safe)[:, None]
-        n_factors = 1 if own.whole_rows else width
+        ratio = (weight / divisor)[:, None]
+        n_factors = 1 if head.whole_rows else width
         if table.shape[1] > width:
             factors = table[:, width:]
         else:
             factors = np.ones((1, 1))
         columns.append(table[:, :width])
-        columns.append(np.broadcast_to(factors * share, (len(table), n_factors)))
-    weight = whole * rows if rows.size else whole
-    numbers = arrays.weights(weight, len(weight), kind, who, all_zero=all_zero)
-    return np.concatenate(columns, axis=1).astype(kind), numbers
+        columns.append(np.broadcast_to(factors * ratio, (len(table), n_factors)))
+    of_rows = mean * rows if rows.size else mean
+    weights = arrays.weights(of_rows, len(of_rows), kind, who, all_zero=all_zero)
+    return np.concatenate(columns, axis=1).astype(kind), weights
 
 
 def by_name(argument: Any, form: HeadForms, word: str, who: str) -> list[Any]:
