@@ -235,16 +235,19 @@ def test_what_is_no_table_says_what_to_pass() -> None:
                 next(net().predict_batches(table))
 
 
-def test_files_that_are_damaged(tmp_path: Path) -> None:
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     path = written(TABLE, tmp_path, ".parquet")[0]
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(ValueError, match="Parquet magic bytes not found") as caught:
         net().fit(path, target="y")
     assert caught.value.__notes__ == [f"in {path}"]
-    other = written(TABLE, tmp_path, ".feather")
-    pyarrow.feather.write_feather(TABLE.drop_columns("b"), other[1])
+
+
+def test_a_file_without_a_column_of_the_first_is_named(tmp_path: Path) -> None:
+    paths = written(TABLE, tmp_path, ".feather")
+    pyarrow.feather.write_feather(TABLE.drop_columns("b"), paths[1])
     with pytest.raises(ValueError, match=r"1\.feather: there is no column 'b'"):
-        net().fit(other, target="y")
+        net().fit(paths, target="y")
 
 
 def test_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -180,26 +180,40 @@ def test_a_loss_of_your_own_for_classes() -> None:
 
 
 @needs_compiler
-def test_regressors_of_quantiles_and_deviations() -> None:
-    levels = MLP((6, 8, 3), loss=Quantile([0.1, 0.5, 0.9])).as_estimator(
-        epochs=20, random_state=0
-    )
-    assert is_regressor(levels)
-    assert levels.fit(X, REAL).predict(X).shape == (len(X), 3)
-    error = REAL[:, None] - levels.predict(X)
-    q = np.array([0.1, 0.5, 0.9])
-    pinball = np.maximum(q * error, (q - 1) * error).mean()
-    assert levels.score(X, REAL) == pytest.approx(-pinball, rel=1e-6)
-    normal = MLP((6, 8, 2), loss="gaussian_nll").as_estimator(epochs=20, random_state=0)
-    mean, deviation = normal.fit(X, REAL).predict(X, return_std=True)
+def test_a_regressor_of_quantiles_is_scored_by_minus_the_pinball_loss() -> None:
+    levels = np.array([0.1, 0.5, 0.9])
+    net = MLP((6, 8, 3), loss=Quantile(levels.tolist()))
+    model = net.as_estimator(epochs=20, random_state=0)
+    assert is_regressor(model)
+    predictions = model.fit(X, REAL).predict(X)
+    assert predictions.shape == (len(X), 3)
+    error = REAL[:, None] - predictions
+    pinball = np.maximum(levels * error, (levels - 1) * error).mean()
+    assert model.score(X, REAL) == pytest.approx(-pinball, rel=1e-6)
+
+
+@needs_compiler
+def test_a_gaussian_regressor_returns_deviations() -> None:
+    net = MLP((6, 8, 2), loss="gaussian_nll")
+    model = net.as_estimator(epochs=20, random_state=0).fit(X, REAL)
+    mean, deviation = model.predict(X, return_std=True)
     assert mean.shape == deviation.shape == REAL.shape
-    assert np.array_equal(normal.predict(X), mean)
+    assert np.array_equal(model.predict(X), mean)
     assert (deviation > 0).all()
+
+
+@needs_compiler
+def test_deviations_need_the_gaussian_loss() -> None:
+    model = MLP((6, 8, 1)).as_estimator(epochs=1).fit(X, REAL)
     with pytest.raises(ValueError, match="return_std=True needs loss='gaussian_nll'"):
-        levels.predict(X, return_std=True)
-    several = MLP((6, 8, 2)).as_estimator(epochs=2).fit(X, X[:, :2])
-    assert several.predict(X).shape == (len(X), 2)
-    assert several.score(X, X[:, :2]) <= 1
+        model.predict(X, return_std=True)
+
+
+@needs_compiler
+def test_a_regressor_learns_several_targets() -> None:
+    model = MLP((6, 8, 2)).as_estimator(epochs=2).fit(X, X[:, :2])
+    assert model.predict(X).shape == (len(X), 2)
+    assert model.score(X, X[:, :2]) <= 1
 
 
 @pytest.mark.slow

@@ -488,8 +488,9 @@ def test_drawn_nets_are_monotone_after_a_fit(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_weights_that_are_written_have_their_signs_before_a_step(seed: int) -> None:
-    """A step from weights of wrong signs is that from these set to 0,
-    the first and later ones.
+    """Weights of wrong signs count as 0 in a step, in the first and in later ones.
+
+    Three nets take written weights, and one takes the same with the wrong ones as 0.
     """
     rng = np.random.default_rng(seed)
     sizes = (3, *rng.integers(1, 9, rng.integers(3)).tolist(), 1)
@@ -498,28 +499,28 @@ def test_weights_that_are_written_have_their_signs_before_a_step(seed: int) -> N
         "monotonic_cst": signs,
         "dtype": ("float32", "float64")[seed % 2],
     }
-    nets = [MLP(sizes, seed=seed, **options) for _ in range(4)]
-    codes = layer_settings.codes_of(core_of(nets[0]).engine.network)
-    X = rng.normal(size=(20, 3)).astype(nets[0].dtype)
-    y, output = rng.normal(size=(2, 20, 1)).astype(nets[0].dtype)
+    by_batch, from_right, by_gradient, by_fit = (
+        MLP(sizes, seed=seed, **options) for _ in range(4)
+    )
+    codes = layer_settings.codes_of(core_of(by_batch).engine.network)
+    X = rng.normal(size=(20, 3)).astype(by_batch.dtype)
+    y, output = rng.normal(size=(2, 20, 1)).astype(by_batch.dtype)
     for step in range(4):
+        # The second step goes on from the first.
         if step != 1:
-            written = rng.normal(size=len(codes)).astype(nets[0].dtype)
-            right = layer_settings.bounded(written, codes)
-            for net, parameters in zip(
-                nets, (written, right, written, written), strict=True
-            ):
-                net.parameters[:] = parameters
-        for net in nets[:2]:
-            net.train_on_batch(X, y)
-        # A gradient is of no weights, but a step from them.
-        nets[2].train_on_gradient(X, output)
-        nets[3].fit(X, y, epochs=1, batch_size=20, shuffle=False)
-        assert np.array_equal(nets[0].parameters, nets[1].parameters)
-        assert np.array_equal(nets[0].parameters, nets[3].parameters)
-        assert (
-            layer_settings.bounded(nets[2].parameters, codes) == nets[2].parameters
-        ).all()
+            written = rng.normal(size=len(codes)).astype(by_batch.dtype)
+            for net in (by_batch, by_gradient, by_fit):
+                net.parameters[:] = written
+            from_right.parameters[:] = layer_settings.bounded(written, codes)
+        by_batch.train_on_batch(X, y)
+        from_right.train_on_batch(X, y)
+        by_fit.fit(X, y, epochs=1, batch_size=20, shuffle=False)
+        # The gradient that is given does not depend on weights; the step does.
+        by_gradient.train_on_gradient(X, output)
+        assert np.array_equal(by_batch.parameters, from_right.parameters)
+        assert np.array_equal(by_batch.parameters, by_fit.parameters)
+        after = by_gradient.parameters
+        assert np.array_equal(layer_settings.bounded(after, codes), after)
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -36,6 +36,40 @@ def factors_of(case: str) -> Any:
     return factors[case]
 
 
+def targets_of(case: str) -> Any:
+    """The targets of both heads, with gaps where the case has them."""
+    if case != "gaps":
+        return LABELS, VALUES
+    labels = np.where(KNOWN[0], LABELS, np.nan)
+    values = np.where(KNOWN[1][:, None], VALUES, np.nan)
+    return labels, values
+
+
+def parameters_of_torch(
+    net: MLP, make_optimizer: Any, factors: Any, batch_size: int, epochs: int
+) -> Any:
+    """Train from the net's weights; return all parameters, flat."""
+    tensors = [
+        torch.tensor(each.copy(), requires_grad=True)
+        for each in (*net.weights, *net.biases)
+    ]
+    optimizer = make_optimizer(tensors)
+    x, labels, values = map(torch.tensor, (X, LABELS, VALUES))
+    for start in list(range(0, N, batch_size)) * epochs:
+        rows = slice(start, start + batch_size)
+        optimizer.zero_grad()
+        z = torch.tanh(x[rows] @ tensors[0] + tensors[2]) @ tensors[1] + tensors[3]
+        of_labels = torch.nn.functional.cross_entropy(
+            z[:, :3], labels[rows], reduction="none"
+        )
+        of_values = ((z[:, 3:] - values[rows]) ** 2).mean(axis=1)
+        first, second = factors[:, rows]
+        total = (first * of_labels + 0.5 * second * of_values).sum()
+        (total / factors[:, rows].mean(axis=0).sum()).backward()
+        optimizer.step()
+    return np.concatenate([each.detach().numpy().ravel() for each in tensors])
+
+
 @pytest.mark.parametrize("batch_size", [N, 7])
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -52,39 +86,15 @@ def test_fifty_steps_are_those_of_the_sum_of_losses(
         seed=0,
         dtype="float64",
     )
-    tensors = [
-        torch.tensor(each.copy(), requires_grad=True)
-        for each in (*net.weights, *net.biases)
-    ]
-    optimizer = theirs(tensors)
+    epochs = -(-N_STEPS // len(range(0, N, batch_size)))
     factors = torch.tensor(factors_of(case))
-    x, labels, values = map(torch.tensor, (X, LABELS, VALUES))
-    starts = range(0, N, batch_size)
-    epochs = -(-N_STEPS // len(starts))
-    for _ in range(epochs):
-        for start in starts:
-            rows = slice(start, start + batch_size)
-            optimizer.zero_grad()
-            z = torch.tanh(x[rows] @ tensors[0] + tensors[2]) @ tensors[1] + tensors[3]
-            of_labels = torch.nn.functional.cross_entropy(
-                z[:, :3], labels[rows], reduction="none"
-            )
-            of_values = ((z[:, 3:] - values[rows]) ** 2).mean(axis=1)
-            first, second = factors[:, rows]
-            total = (first * of_labels + 0.5 * second * of_values).sum()
-            (total / factors[:, rows].mean(axis=0).sum()).backward()
-            optimizer.step()
-    y: Any = (LABELS, VALUES)
+    expected = parameters_of_torch(net, theirs, factors, batch_size, epochs)
     options: dict[str, Any] = {}
     if case == "weights":
         options["sample_weight"] = tuple(W)
     if case == "gaps":
-        y = (
-            np.where(KNOWN[0], LABELS, np.nan),
-            np.where(KNOWN[1][:, None], VALUES, np.nan),
-        )
         options["missing_targets"] = "ignore"
+    y = targets_of(case)
     net.fit(X, y, epochs=epochs, batch_size=batch_size, shuffle=False, **options)
-    expected = np.concatenate([each.detach().numpy().ravel() for each in tensors])
     largest = abs(expected).max()
     assert abs(net.parameters - expected).max() < 1e-12 * largest

@@ -444,11 +444,14 @@ def test_a_generator_is_read_once() -> None:
     nets[0].fit(X, Y, epochs=1)
     nets[1].fit(stream(), epochs=1)
     assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
-    same = stream()
+
+
+def test_a_generator_that_is_used_up_is_refused_in_the_second_pass() -> None:
+    generator = stream()
     with pytest.raises(
         ValueError, match=r"has 0 rows in pass 2, but 1000 in the first; an iter"
     ):
-        regression().fit(lambda: same, epochs=2, batch_size=16, buffer_rows=256)
+        regression().fit(lambda: generator, epochs=2, batch_size=16, buffer_rows=256)
     assert no_thread_is_left()
 
 

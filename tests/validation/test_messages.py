@@ -370,16 +370,32 @@ NUMBERS = np.array([[7.0, 1.25, 2], [8, 3, 0], [9, -1, 1]])
 ROWS = Expanded(NUMBERS, plain=1, pieces=[3], levels=[3])
 
 
-def test_expanded_rows_are_chosen_and_not_copied() -> None:
+def test_expanded_rows_hold_the_numbers_without_a_copy() -> None:
     assert ROWS.values is NUMBERS
     assert ROWS.astype(np.dtype("float64")) is ROWS
+
+
+def test_expanded_rows_have_a_dtype() -> None:
     assert ROWS.astype(np.dtype("float32")).dtype == np.float32
     assert Expanded([[1]], pieces=[2]).dtype == np.float64
-    assert (len(ROWS), ROWS.shape) == (3, (3, 7))
+
+
+def test_expanded_rows_have_the_shape_of_all_inputs() -> None:
+    assert len(ROWS) == 3
+    assert ROWS.shape == (3, 7)
+    assert ROWS.starts == (1, 4, 7)
+
+
+def test_expanded_rows_are_chosen_by_index() -> None:
     assert np.array_equal(ROWS[1:].toarray(), ROWS.toarray()[1:])
     assert ROWS[[0]].kind == ROWS.kind == (1, (3,), (3,))
-    assert ROWS.starts == (1, 4, 7)
+
+
+def test_expanded_rows_print_their_parts() -> None:
     assert repr(ROWS) == "Expanded(3 rows: 1 plain, 1 of pieces, 1 of levels; 7 inputs)"
+
+
+def test_expanded_rows_become_an_array_by_a_copy() -> None:
     assert np.array_equal(np.asarray(ROWS), ROWS.toarray())
     assert np.asarray(ROWS, np.float32).dtype == np.float32
     with pytest.raises(ValueError, match="copy=False cannot be had"):

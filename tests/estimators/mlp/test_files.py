@@ -142,9 +142,9 @@ def test_labels_of_every_dtype(labels: str, path: Path) -> None:
     values: Any = other.predict(X)
     assert type(mine) is type(values)
     assert mine.dtype == values.dtype
-    mine, values = (
-        each.toarray() if labels == "sparse" else each for each in (mine, values)
-    )
+    if labels == "sparse":
+        mine = mine.toarray()
+        values = values.toarray()
     assert np.array_equal(mine, values)
     assert np.array_equal(model.classes_, other.classes_)
     assert model.classes_.dtype == other.classes_.dtype

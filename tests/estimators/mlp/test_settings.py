@@ -61,7 +61,7 @@ def test_every_activation_and_optimizer_of_the_core_trains(
     assert model.partial_fit(X, LABELS).loss_ < before
 
 
-def test_an_activation_for_each_layer_and_one_of_your_own() -> None:
+def test_each_layer_takes_an_activation_even_your_own() -> None:
     def square(z: Any) -> Any:
         return z * z, z + z
 
@@ -297,12 +297,16 @@ def test_signs_go_by_the_names_of_columns() -> None:
     np.testing.assert_array_equal(named.coefs_[0], placed.coefs_[0])
 
 
-def test_files_and_exports_keep_it(tmp_path: Path) -> None:
+def test_a_file_keeps_the_signs(tmp_path: Path) -> None:
     model = MLPRegressor(**FEW, monotonic_cst=SIGNS).fit(RISING_X, RISING)
     save(model, tmp_path / "model")
     loaded = load(tmp_path / "model")
     assert loaded.monotonic_cst == SIGNS
     assert is_ordered(loaded)
+
+
+def test_a_model_with_signs_is_exported() -> None:
+    model = MLPRegressor(**FEW, monotonic_cst=SIGNS).fit(RISING_X, RISING)
     assert to_onnx(model)
 
 

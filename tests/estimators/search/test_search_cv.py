@@ -428,13 +428,18 @@ def test_everything_comes_back(
     )
 
 
-def test_names_of_features_and_threads(path: Path) -> None:
+def test_a_file_keeps_the_names_of_features(path: Path) -> None:
     frame = pd.DataFrame(X, columns=list("abcd"))
     model = MLPSearchCV(OURS, GRID, cv=3).fit(frame, LABELS)
-    other = reloaded(model, path, n_threads=1)
+    other = reloaded(model, path)
     assert list(other.feature_names_in_) == list("abcd")
-    assert other.n_jobs == other.best_estimator_.n_jobs == 1
     assert np.array_equal(other.predict(frame), model.predict(frame))
+
+
+def test_load_sets_the_threads_of_a_search(path: Path) -> None:
+    model = MLPSearchCV(OURS, GRID, cv=3).fit(X, LABELS)
+    other = reloaded(model, path, n_threads=1)
+    assert other.n_jobs == other.best_estimator_.n_jobs == 1
 
 
 def test_what_no_file_has_is_refused(path: Path) -> None:

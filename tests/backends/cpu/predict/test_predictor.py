@@ -612,7 +612,7 @@ def test_a_plain_out_is_all_the_memory_they_take(
     assert out.nbytes > 2 * (5_000 + FINITE_BLOCK) or n_rows == 1
 
 
-def test_what_is_not_plain_has_its_own_words_or_the_same_predictions() -> None:
+def test_rows_in_another_form_have_the_same_predictions() -> None:
     net, x = large()
     expected = net.predict(x)
     for given in (
@@ -622,9 +622,22 @@ def test_what_is_not_plain_has_its_own_words_or_the_same_predictions() -> None:
         np.repeat(x, 2, 0)[::2],
     ):
         assert np.array_equal(net.predict(given), expected)
-    for out in (np.empty((2, 1100), np.float32).T, np.empty((1100, 2))):
-        with pytest.raises((TypeError, ValueError), match=r"MLP\.predict: out"):
-            net.predict(x, out)
+
+
+def test_an_out_of_another_order_is_refused() -> None:
+    net, x = large()
+    with pytest.raises(ValueError, match=r"MLP\.predict: out"):
+        net.predict(x, np.empty((2, 1100), np.float32).T)
+
+
+def test_an_out_of_another_dtype_is_refused() -> None:
+    net, x = large()
+    with pytest.raises(ValueError, match=r"MLP\.predict: out"):
+        net.predict(x, np.empty((1100, 2)))
+
+
+def test_rows_with_too_few_features_are_refused() -> None:
+    net, x = large()
     with pytest.raises(ValueError, match="2 features"):
         net.predict(np.ascontiguousarray(x[:, :2]))
 
