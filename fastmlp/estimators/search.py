@@ -480,6 +480,13 @@ class MLPSearchCV(WithClient, BaseSearchCV):
                 "MLPSearchCV: one of param_grid and param_distributions must be given, "
                 "and not both"
             )
+        grids = [grid] if isinstance(grid, dict) else grid or []
+        for name, values in (item for one in grids for item in one.items()):
+            if hasattr(values, "rvs"):
+                raise TypeError(
+                    f"MLPSearchCV: {name!r} of param_grid is a distribution, which "
+                    "param_distributions=... takes"
+                )
         options = {name: getattr(self, name) for name in SHARED}
         if self.halving:
             options |= {

@@ -330,12 +330,12 @@ def fold(model: Any, scaler: Any = None, target_scaler: Any = None) -> Any:
         Fitted; unchanged. A pipeline ends in an estimator of fastmlp, after
         StandardScaler, MinMaxScaler, MaxAbsScaler, RobustScaler, "passthrough", or
         pipelines of those. Targets of a TransformedTargetRegressor may be scaled too,
-        if the output activation is the identity.
+        if the output activation is the identity, or the loss a `Quantile`.
     scaler : Standardizer, or one of those scalers, optional
         Scaler of X, for a model that is not a pipeline.
     target_scaler : Standardizer, or one of those scalers, optional
-        Scaler of y, with a column for each output;
-        the output activation is the identity.
+        Scaler of y, with a column for each output, and one for all quantiles. The
+        output activation is the identity, or the loss is a `Quantile`.
 
     Returns
     -------
@@ -410,6 +410,8 @@ def fold(model: Any, scaler: Any = None, target_scaler: Any = None) -> Any:
     ):
         if hasattr(model, "best_estimator_"):
             best = "; fold its best_estimator_"
+        elif isinstance(scaler, MLP):
+            best = "; the model comes first: fold(model, scaler)"
         else:
             best = ""
         raise TypeError(f"{WHO}: model must be {MODELS}, got {model!r}{best}")
@@ -418,7 +420,11 @@ def fold(model: Any, scaler: Any = None, target_scaler: Any = None) -> Any:
     _fold_inputs(net, steps, names)
     if target_scaler is not None:
         of_targets = _steps_of(target_scaler, "target_scaler")
-        targets = _change_of(of_targets, len(net.biases[-1]), "output")
+        if _link(net) == "sorted":
+            # All quantiles are of one target.
+            targets = _change_of(of_targets, 1, "target")
+        else:
+            targets = _change_of(of_targets, len(net.biases[-1]), "output")
     if targets is not None:
         _fold_targets(net, targets)
     core_of(net).state.restart()
@@ -494,10 +500,14 @@ def _change_of(steps: list[tuple[str, Any]], n: int, what: str) -> Affine:
     return change
 
 
-def _fold_targets(net: MLP, change: Affine) -> None:
+def _link(net: MLP) -> str:
     network = core_of(net).engine.network
-    output = network.loss.link or name_of(network.activations[-1])
-    if output != "identity":
+    return network.loss.link or name_of(network.activations[-1])
+
+
+def _fold_targets(net: MLP, change: Affine) -> None:
+    output = _link(net)
+    if output not in ("identity", "sorted"):
         raise ValueError(
             f"{WHO}: scaled targets need an output activation of identity, got "
             f"{output!r}"

@@ -268,7 +268,8 @@ def is_over_source(
     if y is not None and not has_blocks(X):
         if validation_data is not None:
             raise TypeError(
-                f"{WHO}: validation_data is for a source; use validation_rows, indices"
+                f"{WHO}: validation_data is for a source; use validation_split=0.2, or "
+                "validation_rows, indices of rows of X"
             )
         return False
     if y is None and not is_source(X) and not is_table(X) and paths_of(X) is None:

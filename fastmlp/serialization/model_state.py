@@ -493,7 +493,7 @@ class CheckpointFile:
                 raise ValueError(
                     f"MLP.fit: {self.path} is a checkpoint of another fit: its {name} is "
                     f"{settings.get(name)!r}, here it is {value!r}; resume=False "
-                    f"starts over"
+                    "starts over, and a fit of MLP.load(path) goes on with other rows"
                 )
         with self.refusing():
             state = state_of(content, state_now.network, state_now.optimizer)

@@ -499,6 +499,9 @@ def _labels(y: Any, who: str) -> NDArray[np.int64]:
         )
     numbers = frames.numbers_of(y, None, who, "y")
     table = np.asarray(y) if numbers is None else numbers
+    if table.dtype.kind in "OSUT":
+        kind = f"texts or objects; take integers, {messages.AS_CLASSES}"
+        raise TypeError(f"{who}: class_weight needs y of numbers, got {kind}")
     if table.dtype.kind not in "fiub" or table.ndim not in (1, 2):
         raise TypeError(
             f"{who}: class_weight needs y of class labels, or of one-hot rows, got "

@@ -24,7 +24,15 @@ from sklearn.preprocessing import (
 )
 
 import fastmlp
-from fastmlp import MLP, Blocks, MLPClassifier, MLPRegressor, Standardizer, fold
+from fastmlp import (
+    MLP,
+    Blocks,
+    MLPClassifier,
+    MLPRegressor,
+    Quantile,
+    Standardizer,
+    fold,
+)
 from fastmlp.data import standardizer
 from fastmlp.data.standardizer import Sample
 
@@ -211,6 +219,17 @@ def test_a_net(scaler: Any, dtype: Any, tmp_path: Path) -> None:
         MLP.load(tmp_path / "net").predict(FRAME_FOLDED).tobytes()
         == whole.predict(X_FOLDED).tobytes()
     )
+
+
+def test_quantiles_are_scaled_back_by_the_scaler_of_their_target() -> None:
+    of_X = Standardizer().fit(FRAME_FOLDED)
+    of_y = Standardizer.known([40.0], [25.0])
+    net = MLP((4, 8, 3), loss=Quantile([0.1, 0.5, 0.9]), dtype="float64", seed=0)
+    expected = 40.0 + 25.0 * net.predict(of_X.transform(FRAME_FOLDED))
+    whole = fold(net, of_X, of_y)
+    np.testing.assert_allclose(whole.predict(X_FOLDED), expected, rtol=1e-11)
+    with pytest.raises(ValueError, match="scales 3 columns, but the net has 1 target"):
+        fold(net, of_X, Standardizer.known([0.0] * 3, [1.0] * 3))
 
 
 def test_a_pipeline() -> None:

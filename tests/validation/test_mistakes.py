@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import uniform
 
 import fastmlp
 from fastmlp import MLP, FileError, MLPClassifier
@@ -60,6 +61,8 @@ MISTAKES = {
     "net.fit(X, y, batch_size=0)": "an integer of 1 or more",
     "net.fit(X, y, epochs=10.0)": "an integer of 1 or more",
     "net.fit(X, y, class_weight={0: 1, 1: 5})": "use sample_weight",
+    "MLP((3, 8, 1), loss='binary_cross_entropy')"
+    ".fit(X, c.astype(str), class_weight='balanced')": "take integers, classes, y =",
     "net.fit([[1, 2, 3], [4, 5]], [1, 2])": "row 0 has 3 numbers, row 1 has 2",
     "MLP((3, 8, 2), loss='categorical_crossentropy')": "did you mean 'cross_entropy'?",
     "MLP((3, 8, 1), loss='cross_entropy')": "use loss='binary_cross_entropy'",
@@ -83,6 +86,10 @@ MISTAKES = {
     "MLPRegressor().fit([[1, 2, 3], [4, 5]], [1, 2])": "row 0 has 3 numbers, row 1 has",
     "MLPRegressor().predict_proba(X)": "regressors have predict",
     "MLPRegressor().save('m.safetensors')": "use fastmlp.save(model, path)",
+    "MLPSearchCV(MLPRegressor(), {'alpha': uniform(0, 1)}).fit(X, y)": (
+        "param_distributions=... takes"
+    ),
+    "fastmlp.fold(fastmlp.Standardizer().fit(X), net)": "the model comes first",
     "net.score(X, y)": "MLPClassifier and MLPRegressor have score",
     "net.predict_proba(X)": "predict returns probabilities",
     # LightGBM and its like
@@ -102,6 +109,7 @@ MISTAKES = {
     "fastmlp.train({}, X)": "TabularMLPRegressor().fit(X, y)",
     # Files and calls
     "fastmlp.load('.')": "'.' is a folder",
+    "fit_many([net], X, y, validation_data=(X, y))": "use validation_split=0.2",
     "fit_many([net, net], X, y)": "make another, or copy it",
     "html_report(net)": "call html_report(model, X, y)",
 }
@@ -112,7 +120,7 @@ def test_a_mistake_is_answered_with_what_to_type(call: str) -> None:
     X = np.random.default_rng(0).normal(size=(60, 3))
     y = X @ [1.0, 2.0, 3.0]
     names = {name: getattr(fastmlp, name) for name in fastmlp.__all__}
-    names |= {"fastmlp": fastmlp, "np": np, "X": X, "y": y, "c": (y > 0).astype(int)}
+    names |= {"fastmlp": fastmlp, "uniform": uniform, "np": np, "X": X, "y": y, "c": (y > 0).astype(int)}
     with pytest.raises(Exception) as caught:  # noqa: PT011
         exec(call, {**names, "net": MLP((3, 8, 1), seed=0)})
     message = str(caught.value)
