@@ -89,6 +89,8 @@ myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
 autodoc_typehints = "none"
+# The methods that fastmlp.river inherits from it are on river's site.
+autodoc_mock_imports = ["river"]
 autosummary_generate = True
 autosummary_context = {"pages_of": uses.pages_of()}
 numpydoc_show_class_members = False

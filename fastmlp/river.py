@@ -3,6 +3,7 @@
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from inspect import cleandoc
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,19 @@ class StreamModel(base.Estimator):
     """A stream's features, their scales, and a net that grows with them.
 
     Column 0 of the moments is the target, which a classifier leaves at 0.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : sequence of int
+        Units of each hidden layer.
+    activation : str or callable
+        As for `MLP`.
+    optimizer : Optimizer, optional
+        None: ``Adagrad(0.1)``.
+    l2 : float
+        Strength of the penalty on weights.
+    seed : int, optional
+        Seed of the weights. None: random.
     """
 
     hidden_layer_sizes: Sequence[int]
@@ -99,6 +113,12 @@ class StreamModel(base.Estimator):
     seed: int | None
     # Outputs of a net that has seen one row.
     _n_first = 1
+
+    def __init_subclass__(cls) -> None:
+        """Add the parameters above to the docstring of a model."""
+        shared, own = (cleandoc(k.__doc__ or "") for k in (StreamModel, cls))
+        shared = shared.partition("----------")[2]
+        cls.__doc__ = own.replace("\n\nAttributes", f"{shared}\n\nAttributes", 1)
 
     def _begin(self) -> None:
         self.net: MLP | None = None
@@ -271,19 +291,9 @@ class MLPRegressor(StreamModel, base.MiniBatchRegressor):
 
     Parameters
     ----------
-    hidden_layer_sizes : sequence of int
-        Units of each hidden layer.
-    activation : str or callable
-        As for `MLP`.
     loss : str or callable
         A loss of `MLP` without a link, such as "mse",
         "mae", "huber" or ``Quantile(0.9)``.
-    optimizer : Optimizer, optional
-        None: ``Adagrad(0.1)``.
-    l2 : float
-        Strength of the penalty on weights.
-    seed : int, optional
-        Seed of the weights. None: random.
 
     Attributes
     ----------
@@ -365,16 +375,6 @@ class MLPClassifier(StreamModel, base.MiniBatchClassifier):
 
     Parameters
     ----------
-    hidden_layer_sizes : sequence of int
-        Units of each hidden layer.
-    activation : str or callable
-        As for `MLP`.
-    optimizer : Optimizer, optional
-        None: ``Adagrad(0.1)``.
-    l2 : float
-        Strength of the penalty on weights.
-    seed : int, optional
-        Seed of the weights. None: random.
 
     Attributes
     ----------

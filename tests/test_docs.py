@@ -83,8 +83,17 @@ PICTURES = [f"plotting.{one}" for one in plotting.__all__]
 OF_TABLES = [f"tabular.{one}" for one in tabular.__all__ if one not in ESTIMATORS]
 OF_JIT = [f"jit.{one}" for one in jit.__all__ if one != "HANDLE"]
 OF_CLUSTERS = [f"cluster.{one}" for one in cluster.__all__]
+OF_RIVER = ["river.MLPClassifier", "river.MLPRegressor"]
 PUBLIC = sorted(
-    {*fastmlp.__all__, *ESTIMATORS, *PICTURES, *OF_TABLES, *OF_CLUSTERS, *OF_JIT}
+    {
+        *fastmlp.__all__,
+        *ESTIMATORS,
+        *PICTURES,
+        *OF_TABLES,
+        *OF_CLUSTERS,
+        *OF_JIT,
+        *OF_RIVER,
+    }
 )
 needs_compiler = pytest.mark.skipif(
     INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow"
@@ -344,6 +353,8 @@ def test_pages_name_losses_links_and_all_public_names() -> None:
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_every_public_name_has_a_docstring_with_examples(name: str) -> None:
+    if name in OF_RIVER:
+        pytest.importorskip("river", reason="river is not installed")
     text = parameters.found_by(name).__doc__
     assert re.search(r"^ *Examples\n *-+\n *>>> ", text, flags=re.MULTILINE)
 
@@ -398,6 +409,12 @@ def test_install_tells_every_extra_and_what_is_in_it() -> None:
 @pytest.mark.parametrize("name", [*PICTURES, *ESTIMATORS, "MLP", "EarlyStopping"])
 def test_a_name_of_the_api_leads_to_pages_that_show_it(name: str) -> None:
     assert uses.pages_of()[f"fastmlp.{name}"]
+
+
+def test_names_that_two_modules_have_lead_to_the_pages_of_each() -> None:
+    pages = uses.pages_of()
+    assert pages["fastmlp.river.MLPRegressor"] == ["how-to/river"]
+    assert "how-to/river" not in pages["fastmlp.MLPRegressor"]
 
 
 def test_pages_that_are_searched_by_more_words_exist() -> None:

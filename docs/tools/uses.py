@@ -25,11 +25,14 @@ def pages_of() -> dict[str, list[str]]:
         if page.stem != "index"
     }
     found = {}
-    for name in NAME.findall((DOCS / "api" / "index.md").read_text("utf-8")):
+    names = NAME.findall((DOCS / "api" / "index.md").read_text("utf-8"))
+    for name in names:
         last = name.rpartition(".")[2]
-        named = [page for page, words in search.words().items() if last in words]
-        # A word as predict is no name without its module.
+        # A name that two modules have, and a word as predict, need their module.
+        if name != last and last in names:
+            last = name
         plain = last if re.search("[A-Z_]", last) else name
+        named = [page for page, words in search.words().items() if last in words]
         word = re.compile(rf"\b{re.escape(plain)}\b")
         counts = {page: len(word.findall(text)) for page, text in texts.items()}
         often = sorted(counts, key=lambda page: -counts[page])

@@ -120,7 +120,14 @@ def test_a_mistake_is_answered_with_what_to_type(call: str) -> None:
     X = np.random.default_rng(0).normal(size=(60, 3))
     y = X @ [1.0, 2.0, 3.0]
     names = {name: getattr(fastmlp, name) for name in fastmlp.__all__}
-    names |= {"fastmlp": fastmlp, "uniform": uniform, "np": np, "X": X, "y": y, "c": (y > 0).astype(int)}
+    names |= {
+        "fastmlp": fastmlp,
+        "uniform": uniform,
+        "np": np,
+        "X": X,
+        "y": y,
+        "c": (y > 0).astype(int),
+    }
     with pytest.raises(Exception) as caught:  # noqa: PT011
         exec(call, {**names, "net": MLP((3, 8, 1), seed=0)})
     message = str(caught.value)
