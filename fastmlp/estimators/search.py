@@ -480,7 +480,7 @@ class MLPSearchCV(WithClient, BaseSearchCV):
                 "MLPSearchCV: one of param_grid and param_distributions must be given, "
                 "and not both"
             )
-        grids = [grid] if isinstance(grid, dict) else grid or []
+        grids: Any = [grid] if isinstance(grid, dict) else grid or []
         for name, values in (item for one in grids for item in one.items()):
             if hasattr(values, "rvs"):
                 raise TypeError(
