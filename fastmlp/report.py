@@ -103,6 +103,19 @@ class Reported(NamedTuple):
     predictions: Array
     classes: Array | None
 
+    @property
+    def weights(self) -> Array | float:
+        """Weights of the classes' probabilities in labels."""
+        model = getattr(self.model, "best_estimator_", self.model)
+        weights: Array | float = getattr(model, "decision_weights_", 1.0)
+        return weights
+
+    @property
+    def labels(self) -> Array:
+        """Indices of the classes that are predicted, shape (n_rows,)."""
+        labels: Array = (self.predictions * self.weights).argmax(axis=1)
+        return labels
+
 
 @explained
 def html_report(
@@ -300,7 +313,12 @@ def _codes(targets: DataFrame, classes: Array) -> Array:
     return codes
 
 
-def scores_of(y: Array, predictions: Array, names: Iterable[str]) -> dict[str, float]:
+def scores_of(
+    y: Array,
+    predictions: Array,
+    names: Iterable[str],
+    weights: Array | float = 1.0,
+) -> dict[str, float]:
     """Scores by scikit-learn's metrics.
 
     F1, AUC and average precision are of the second of two classes;
@@ -310,6 +328,7 @@ def scores_of(y: Array, predictions: Array, names: Iterable[str]) -> dict[str, f
     ----------
     y, predictions : as in `Reported`
     names : keys of `OF_CLASSES` or `OF_NUMBERS`
+    weights : (n_classes,) array, of the classes' probabilities in labels
     """
     from sklearn import metrics
 
@@ -321,7 +340,7 @@ def scores_of(y: Array, predictions: Array, names: Iterable[str]) -> dict[str, f
     n_classes = predictions.shape[1]
     there = np.unique(y)
     inputs = {
-        "labels": (y, predictions.argmax(axis=1)),
+        "labels": (y, (predictions * weights).argmax(axis=1)),
         "probabilities": (y, predictions),
         "ranks": (y[:, None] == there, predictions[:, there]),
     }
@@ -428,10 +447,13 @@ def _scores(reported: Reported) -> DataFrame:
         baseline[:, dummy.classes_] = dummy.predict_proba(nothing)
     draws = np.random.default_rng(0).integers(len(y), size=(N_RESAMPLES, len(y)))
     resampled = pd.DataFrame(
-        [scores_of(y[rows], predictions[rows], names) for rows in draws]
+        [
+            scores_of(y[rows], predictions[rows], names, reported.weights)
+            for rows in draws
+        ]
     )
     columns = {
-        "model": scores_of(y, predictions, names),
+        "model": scores_of(y, predictions, names, reported.weights),
         "2.5 %": resampled.quantile(0.025),
         "97.5 %": resampled.quantile(0.975),
         "baseline": scores_of(y, baseline, names),
@@ -483,7 +505,7 @@ def _worst(reported: Reported, names: list[Any]) -> DataFrame:
             table.insert(2 * j + 1, f"prediction{of}", predictions[worst, j])
         return table
     table.insert(0, "target", classes[y[worst]])
-    table.insert(1, "prediction", classes[predictions[worst].argmax(axis=1)])
+    table.insert(1, "prediction", classes[reported.labels[worst]])
     table.insert(2, "probability of the target", -losses[worst])
     return table
 
@@ -580,7 +602,7 @@ def _of_classes(reported: Reported) -> dict[str, Draw]:
 
     y = reported.y
     predictions = reported.predictions
-    labels = predictions.argmax(axis=1)
+    labels = reported.labels
     n_classes = predictions.shape[1]
     names = [*map(_short, np.asarray(reported.classes))]
     counts = np.bincount(y, minlength=n_classes)

@@ -21,6 +21,7 @@ from sklearn import metrics
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from small_models import decided
 
 from docs.tools.browser import Browser, chromium
 from fastmlp import (
@@ -324,6 +325,14 @@ def test_rare_classes_share_a_row_of_the_matrix(
     monkeypatch.setattr(report, "MOST_SHOWN_CLASSES", 2)
     (matrix, *_) = Page(html_report(model_of("classifier"), X, LABELS)).pictures()
     assert "others" in matrix
+
+
+def test_labels_of_weighted_probabilities() -> None:
+    model, rows, y = decided()
+    shown = Page(html_report(model, rows, y)).table("prediction")
+    places = [int(row[0]) for row in shown]
+    told = [row[2] for row in shown]
+    assert told == [*map(str, model.predict(rows.iloc[places]))]
 
 
 @pytest.mark.parametrize("kind", ["polars", "arrow", "list", "dicts", "name of y"])

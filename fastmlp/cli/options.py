@@ -57,6 +57,10 @@ def add_train(train: Parser) -> None:
     add("--task", choices=tasks, default="auto", help="default: auto, by the target")
     loss = f"the loss of a regression: {', '.join(NUMBER_LOSSES)}"
     add("--loss", type=partial(_known, table=NUMBER_LOSSES), metavar="NAME", help=loss)
+    scoring = (
+        "the score that nets are selected by; also the labels: balanced_accuracy, f1"
+    )
+    add("--scoring", metavar="NAME", help=scoring)
     valid = "rows to validate on; default: 0.2; with 0, five folds"
     add("--valid", type=_valid, default=0.2, metavar="FILE|FRACTION", help=valid)
     add("--weight", metavar="NAME", help="the column of the rows' weights")

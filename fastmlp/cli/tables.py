@@ -162,6 +162,7 @@ def run_train(arguments: argparse.Namespace) -> None:
             preset=arguments.preset,
             max_iter=arguments.epochs,
             time_limit=_seconds_until(ends),
+            scoring=arguments.scoring,
             categorical_features=[*arguments.categorical],
             cv=N_FOLDS if valid is None else None,
             random_state=arguments.seed,
@@ -528,7 +529,8 @@ def score(
         values /= values.sum(axis=1, keepdims=True)
     else:
         y = y[:, None]
-    return scores_of(y, values, names or DEFAULTS[task])
+    weights = getattr(model, "decision_weights_", 1.0)
+    return scores_of(y, values, names or DEFAULTS[task], weights)
 
 
 def _targets(model: Any, column: Any, name: str, who: str, first: int) -> Array:

@@ -99,7 +99,9 @@ class PredictionColumns:
         return self._of_classes(probabilities, classes)
 
     def _of_classes(self, probabilities: Array, classes: Array) -> ArraysByName:
-        labels = classes[probabilities.argmax(axis=1)]
+        model = getattr(self._model, "best_estimator_", self._model)
+        weights = getattr(model, "decision_weights_", 1.0)
+        labels = classes[(probabilities * weights).argmax(axis=1)]
         if self._probabilities:
             each = _each("probability", probabilities, classes)
         else:

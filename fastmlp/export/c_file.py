@@ -240,6 +240,19 @@ static void {name}(const double *row, const int *column{constants},
             lines += ["(void)x;"] * (trees is None)
         return lines
 
+    def class_of_row(self) -> str:
+        decisions = self.parts.decisions
+        lines = ""
+        if decisions is not None and (decisions != 1).any():
+            # The largest weighted output is the row's class.
+            products = [
+                f"y[{j}] *= {c_source.literal(weight)};"
+                for j, weight in enumerate(decisions)
+                if weight != 1
+            ]
+            lines = "".join(f"\n    {line}" for line in products)
+        return c_source.replaced(c_template.CLASS, {"@WEIGHTED": lines})
+
     def predict_block(self) -> str:
         """The function that predicts a block of rows, member by member."""
         parts = self.parts

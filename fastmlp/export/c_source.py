@@ -553,8 +553,12 @@ class CText:
         ]
         if parts.classes is not None:
             names = f"const char *const $class_names[$CLASSES] = {{{texts_of(parts.classes)}}};\n"
-            pieces += [c_template.CLASS, "\n" + names]
+            pieces += [self.class_of_row(), "\n" + names]
         return self.named("".join([*pieces, test[0], c_template.END, test[1]]))
+
+    def class_of_row(self) -> str:
+        """The function that returns the place of a row's class."""
+        return replaced(c_template.CLASS, {"@WEIGHTED": ""})
 
     def declared(self) -> list[str]:
         """Declarations that not every model has."""
@@ -562,7 +566,7 @@ class CText:
         if self.parts.classes is not None:
             more += [
                 f"#define $CLASSES {len(self.parts.classes)}",
-                "/* The place of the largest output in $class_names. */",
+                "/* The place of the predicted class in $class_names. */",
                 "int $class(const $number x[$INPUTS]);",
                 "extern const char *const $class_names[$CLASSES];",
             ]

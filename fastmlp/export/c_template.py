@@ -372,7 +372,7 @@ int $class(const $number x[$INPUTS])
 {
     $number y[$OUTPUTS];
     int best = 0;
-    $predict(x, y);
+    $predict(x, y);@WEIGHTED
     for (int j = 1; j < $CLASSES; ++j) best = y[j] > y[best] ? j : best;
     return best;
 }

@@ -60,7 +60,7 @@ CODE_FUNCTION = """
         end function
 """
 OF_CLASS = """
-    !> The place of the most probable class in $class_names, from 1.
+    !> The place of the predicted class in $class_names, from 1.
     integer function $class(x)
         real($kind), intent(in) :: x($inputs)
         $class = int($class_from_0(x)) + 1

@@ -152,6 +152,7 @@ class TableParts(NamedTuple):
     scale, center, low, high : of a regression: nets predict ``(y - center) / scale``, and y is
         between low and high
     trees : TreeNodes, or None; features are indices in a row; added last
+    decisions : weights of the classes' probabilities in labels; None for a regression
     """
 
     feature_names: tuple[str, ...]
@@ -167,6 +168,7 @@ class TableParts(NamedTuple):
     low: float
     high: float
     trees: TreeNodes | None
+    decisions: Array | None = None
 
     @property
     def n_features(self) -> int:

@@ -290,13 +290,26 @@ class Graph:
         both = self.node("Concat", [means, deviations], axis=1)
         return self.chosen(both, np.arange(n_outputs).reshape(2, -1).T.ravel())
 
-    def classes(self, values: str, classes: Array | None, label: str, to: str) -> None:
-        """Add labels and probabilities; classes None: any number of labels a row."""
+    def classes(
+        self,
+        values: str,
+        classes: Array | None,
+        label: str,
+        to: str,
+        weights: Array | None = None,
+    ) -> None:
+        """Add labels and probabilities; classes None: any number of labels a row.
+
+        `weights` are of the classes in labels, of float64 values.
+        """
         self.node("Cast", [values], to, to=self.kind)
         if classes is None:
             right = self.node("Greater", [values, self.constant([0.5], self.kind)])
             self.node("Cast", [right], label, to=self.kinds.INT64)
             return
+        if weights is not None and (weights != 1).any():
+            own = self.constant(weights, self.kinds.DOUBLE)
+            values = self.node("Mul", [values, own])
         place = self.node("ArgMax", [values], axis=1, keepdims=0)
         if len(classes) == 1:  # whose probability is the second of two
             classes = np.repeat(classes, 2)
@@ -321,11 +334,12 @@ class Graph:
         inputs: list["Graph.Input"],
         classes: Array | None,
         n_outputs: int,
+        weights: Array | None = None,
     ) -> Outline:
         """Add labels and probabilities; return the outline of the whole graph."""
         label = self.output("label")
         to = self.output("probabilities")
-        self.classes(values, classes, label, to)
+        self.classes(values, classes, label, to, weights)
         kind = self.kinds.INT64
         shape = (None,) if classes is not None else (None, n_outputs)
         if classes is not None and are_words(classes):
@@ -587,7 +601,8 @@ def convert_classifier(scope: Any, operator: Any, container: Any) -> None:
     )
     model = operator.raw_operator
     classes = None if has_several_labels(model) else model.classes_
-    graph.classes(values, classes, label.full_name, probability.full_name)
+    weights = getattr(model, "decision_weights_", None)
+    graph.classes(values, classes, label.full_name, probability.full_name, weights)
 
 
 def shape_of_regressor(operator: Any) -> None:

@@ -127,7 +127,21 @@ def unpack(content: Any, own: Mapping[str, Any], n_threads: int | None) -> Any:
     if not named or not all(isinstance(name, str) for name in named):
         raise FileError("the names of the target and of metrics must be texts")
     _check_counts(model.training_)
+    _check_decisions(model.training_, classes)
     return model
+
+
+def _check_decisions(training: dict[str, Any], classes: Array | None) -> None:
+    if "decision_weights" not in training:
+        return
+    weights = training["decision_weights"]
+    n = 0 if classes is None else len(classes)
+    are_numbers = isinstance(weights, list) and {*map(type, weights)} == {float}
+    if not are_numbers or len(weights) != n or not 0 < min(weights) <= max(weights):
+        raise FileError(
+            f"decision_weights must be a number above 0 for each of {n} classes, got "
+            f"{weights!r}"
+        )
 
 
 def _check_counts(training: dict[str, Any]) -> None:

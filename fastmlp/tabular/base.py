@@ -320,6 +320,8 @@ class TabularMLP(BaseModel):
             "rows": ensemble.n_rows,
             "validation_rows": len(data.held_out.y),
         }
+        if ensemble.decisions:
+            self.training_["decision_weights"] = ensemble.decisions
         if known is not None:
             self.training_["rows_of_unknown_target"] = int((~known).sum())
         name = arguments.target or getattr(y, "name", None)

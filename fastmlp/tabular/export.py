@@ -113,7 +113,8 @@ def parts_of_table(model: Any, who: str) -> TableParts:
         *_places_in_row(schema),
     )
     classes = getattr(model, "classes_", None)
-    return _parts(model.pack_, columns, classes, model._beside)
+    parts = _parts(model.pack_, columns, classes, model._beside)
+    return parts._replace(decisions=getattr(model, "decision_weights_", None))
 
 
 class ColumnPlaces(NamedTuple):
@@ -534,7 +535,9 @@ def write(graph: Graph, model: Any) -> Any:
     graph.columns = {each.name for each in inputs}
     values = predictions(graph, model, inputs)
     if hasattr(model, "classes_"):
-        return graph.classifier(values, inputs, model.classes_, len(model.classes_))
+        classes = model.classes_
+        weights = model.decision_weights_
+        return graph.classifier(values, inputs, classes, len(classes), weights)
     return graph.regressor(values, inputs, 1)
 
 

@@ -24,6 +24,7 @@ from sklearn.utils import check_random_state
 from fastmlp import Status, fit_many
 from fastmlp.extend import fit_together, messages, n_threads_of, scalars, warn
 from fastmlp.tabular import conformal, extras, fit_arguments, pool, reports
+from fastmlp.tabular.decisions import LabelScore, decision_weights
 from fastmlp.tabular.encoding import Encoding
 from fastmlp.tabular.extras import Extra
 from fastmlp.tabular.fit_arguments import Divided
@@ -132,6 +133,7 @@ class TableEnsemble(NamedTuple):
     scores, sizes : (n_held_out,) arrays
         Conformal scores of the validation rows,
         by nets that were not trained on the row, and the sizes that divide them.
+    decisions : list of float, weights of the classes; empty where all are 1
     """
 
     pack: Pack
@@ -140,6 +142,7 @@ class TableEnsemble(NamedTuple):
     leaderboard: Any
     scores: Array
     sizes: Array
+    decisions: list[float]
 
 
 def selected(fit: TableFit) -> TableEnsemble:
@@ -170,14 +173,26 @@ def selected(fit: TableFit) -> TableEnsemble:
         kept = fit.caller.checkpoints and fit.caller.checkpoints.within("sizes")
         own: Any = {"seed": fit.seed, "n_threads": fit.n_threads, "checkpoints": kept}
         sizes = conformal.learn_sizes(pack, held_out, folds=apart, **own)
-    pack.validated = np.empty(0)
     scorer = Scorer(fit.task, held_out.y, held_out.weight, fit.settings.score)
+    decisions = _decisions(fit, pack, scorer)
+    pack.validated = np.empty(0)
     scored = [
         (each.name, scorer.score_of(each.predictions), each.seconds) for each in beside
     ]
     board = reports.leaderboard(pack, scored)
     members = [(extra.name, extra.estimator) for extra in beside]
-    return TableEnsemble(pack, members, len(fit.data.training.y), board, scores, sizes)
+    n_rows = len(fit.data.training.y)
+    return TableEnsemble(pack, members, n_rows, board, scores, sizes, decisions)
+
+
+def _decisions(fit: TableFit, pack: Pack, scorer: Scorer) -> list[float]:
+    """Weights of the classes for a score of labels, and the pack's score with them."""
+    score = fit.settings.score
+    if not isinstance(score, LabelScore):
+        return []
+    weights = decision_weights(score, pack.validated, scorer.weight)
+    pack.validation_score = scorer.score_of(pack.validated * weights)
+    return [] if (weights == 1).all() else weights.tolist()
 
 
 def refitted(fit: TableFit, ensemble: TableEnsemble) -> TableEnsemble:

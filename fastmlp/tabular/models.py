@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
 
 from fastmlp import EarlyStopping
 from fastmlp.extend import explained, register
@@ -75,6 +76,10 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
         machine.
     scoring : str or callable, optional
         Scikit-learn's score that the selection maximises. None: minus the log loss.
+        With "accuracy", "balanced_accuracy", "f1" and "f1_macro" the log loss breaks
+        ties. Of the last three, labels maximise the expected score: `predict`
+        multiplies probabilities by `decision_weights_`, found on held-out rows. "f1" of
+        three classes or more is "f1_macro". Other scores leave labels as they are.
     metrics : str or callable, or a list or dict of them, optional
         Scores as in `scoring`, or functions of targets and predictions, of each net
         after each epoch: for `learning_curves_`, reports and
@@ -141,6 +146,8 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
     Attributes
     ----------
     classes_ : (n_classes,) array of labels
+    decision_weights_ : (n_classes,) array
+        Weights of probabilities in labels; all 1 but by `scoring`.
     members_ : tuple of Member
         The nets of the ensemble.
     weights_ : (n_members + n_extra,) array
@@ -221,6 +228,8 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
     def predict(self, X: Any) -> Array:
         """Return the labels of the largest probabilities, shape (n_rows,).
 
+        Probabilities are first multiplied by `decision_weights_`.
+
         Parameters
         ----------
         X : (n_rows, n_columns) frame of pandas or polars, table of Arrow, array or list
@@ -232,9 +241,21 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
         TypeError, ValueError
             If columns are missing, or hold values of another kind.
         """
-        values = self._values(X, "predict")
-        labels: Array = self.classes_[self._predicted(values).argmax(axis=1)]
+        p = self._predicted(self._values(X, "predict"))
+        if "decision_weights" in self.training_:
+            p = p * self.decision_weights_
+        labels: Array = self.classes_[p.argmax(axis=1)]
         return labels
+
+    @property
+    def decision_weights_(self) -> NDArray[np.float64]:
+        """Weights of the classes' probabilities in labels, shape (n_classes,).
+
+        All are 1, but by `scoring` of balanced accuracy or F1.
+        """
+        check_is_fitted(self, "pack_")
+        ones = [1.0] * len(self.classes_)
+        return np.array(self.training_.get("decision_weights", ones))
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Return the classes' probabilities, shape (n_rows, n_classes).

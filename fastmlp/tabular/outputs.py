@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import BinaryFocal, Focal, Loss, Quantile, Tweedie
+from fastmlp.tabular.decisions import LabelScore
 from fastmlp.typing import Array, LossLike
 
 Task = Literal["binary", "multiclass", "regression"]
@@ -18,6 +19,8 @@ Score = Callable[[Array, Array, Array | None], float]
 # Least probability in a log-loss,
 # and least mean of a deviance as a share of the targets' mean.
 LEAST_MEAN = 1e-7
+# The part of the log loss in the loss of a score of labels, which breaks ties.
+OF_TIES = 1e-9
 
 
 def squared_errors(y: Array, predictions: Array) -> Array:
@@ -49,6 +52,7 @@ class Scorer:
     y : (n_rows,) array, numbers or class indices
     weight : (n_rows,) array, optional
     score : function of (y, predictions, weight), higher is better; None: log-loss or RMSE
+        Candidates with equal scores of labels are compared by their log loss.
     """
 
     def __init__(
@@ -81,16 +85,25 @@ class Scorer:
     def loss(self, seen: Array, weight: Array | None) -> float:
         """The loss of the result of `seen`, with rows of these weights."""
         if self._score is not None:
-            return -float(self._score(self.y, seen, weight))
+            loss = -float(self._score(self.y, seen, weight))
+            if isinstance(self._score, LabelScore):
+                loss += OF_TIES * _log_loss(of_classes(self.y, seen), weight)
+            return loss
         if self._task == "regression":
             return math.sqrt(_mean(squared_errors(self.y, seen), weight))
-        return _mean(-np.log(np.clip(seen, LEAST_MEAN, 1)), weight)
+        return _log_loss(seen, weight)
 
     def score_of(self, predictions: Array) -> float:
         """The score of predictions, higher is better:
         the user's, minus log-loss, or minus RMSE.
         """
+        if self._score is not None:
+            return float(self._score(self.y, predictions, self.weight))
         return -self.loss(self.seen(predictions), self.weight)
+
+
+def _log_loss(of_rows: Array, weight: Array | None) -> float:
+    return _mean(-np.log(np.clip(of_rows, LEAST_MEAN, 1)), weight)
 
 
 def _mean(errors: Array, weight: Array | None) -> float:

@@ -12,6 +12,7 @@ from sklearn.metrics import get_scorer, get_scorer_names
 from fastmlp import EarlyStopping, History
 from fastmlp.extend import messages, metrics, scalars
 from fastmlp.tabular import outputs
+from fastmlp.tabular.decisions import LABEL_SCORES, LabelScore
 from fastmlp.tabular.outputs import Score, Scorer, Task
 from fastmlp.tabular.pack import Member, Pack
 from fastmlp.tabular.pool import TableRows
@@ -96,6 +97,10 @@ def score_of(
     """
     if scoring is None or scoring == DEFAULT_SCORERS.get(task, OWN_OF_CLASSES):
         return None
+    if classes is not None and scoring in LABEL_SCORES:
+        # As in scikit-learn, F1 is that of the label 1; without it, of the second.
+        labels = classes.tolist()
+        return LabelScore(scoring, labels.index(1) if 1 in labels else 1)
     return scored(scoring, classes, who)
 
 

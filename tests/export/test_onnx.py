@@ -29,6 +29,7 @@ from small_models import (
     WITH_TREES,
     X,
     classifier,
+    decided,
     drawn,
     regressor,
     with_trees,
@@ -178,6 +179,13 @@ def test_models_of_tables() -> None:
     labels, p = run(to_onnx(classifier()), rows)
     np.testing.assert_allclose(p, classifier().predict_proba(X), atol=1e-5)
     assert (labels == classifier().predict(X)).all()
+    model, X, _ = decided()
+    labels, p = run(to_onnx(model), columns_of(X))
+    np.testing.assert_allclose(p, model.predict_proba(X), atol=1e-5)
+    assert (labels == model.predict(X)).all()
+    assert (labels != p.argmax(axis=1)).any()
+    X = complete(X)
+    assert (run_table(model, X)[0] == model.predict(X)).all()
     numbers = rng.normal(size=(100, 3))
     model = TabularMLPRegressor(**FEW, cv=2).fit(numbers, 2 * numbers[:, 0])
     graph = to_onnx(model, dtype="float64")

@@ -32,6 +32,7 @@ from small_models import (
     FEW,
     WITH_TREES,
     classifier,
+    decided,
     drawn,
     regressor,
     reloaded,
@@ -72,6 +73,7 @@ MODELS: dict[str, Callable[[], Any]] = {
     "classes": lambda: (classifier(), drawn()[0]),
     "number": lambda: (regressor(), drawn()[0]),
     "rising": binary,
+    "decided": lambda: decided()[:2],
     "digits": lambda: digits(10),
     "counts": counts,
 }

@@ -183,9 +183,11 @@ def test_a_time_limit_leaves_one_net_and_scores_that_fail_say_why() -> None:
         model.fit(X, LABELS)
     assert len(model.members_) >= 1
     with pytest.raises(
-        ValueError, match=r"Classifier.fit: scoring='f1' of 3 classes failed: T"
+        ValueError, match=r"Classifier.fit: scoring='precision' of 3 classes failed: T"
     ):
-        TabularMLPClassifier(**FEW | {"scoring": "f1", "max_iter": 1}).fit(X, LABELS)
+        TabularMLPClassifier(**FEW | {"scoring": "precision", "max_iter": 1}).fit(
+            X, LABELS
+        )
 
 
 def away(y: Any, predictions: Any, sample_weight: Any) -> float:
