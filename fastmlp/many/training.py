@@ -28,6 +28,7 @@ from fastmlp.training.history import (
 from fastmlp.training.options import FitOptions, by_buffers
 from fastmlp.training.request import FitRequest
 from fastmlp.validation.expanded import Expanded
+from fastmlp.validation.messages import count
 
 # Maximum operations, 0.5 ms of one thread, of fits without threads.
 SHORT_FLOPS = 20_000_000
@@ -253,10 +254,14 @@ def _fit(
 
 
 def conclude(ended: CallOutcomes) -> list[History]:
-    """The histories; warnings of the fits are repeated here."""
+    """The histories; warnings of the fits are repeated here, equal ones once."""
+    places = dict[tuple[str, type[Warning]], dict[int, None]]()
     for i, outcome in enumerate(ended.outcomes):
-        for message, category in outcome.warnings if outcome else ():
-            warn(f"{who(i)}: {message}", category)
+        for warning in outcome.warnings if outcome else ():
+            places.setdefault(warning, {})[i] = None
+    for (message, category), (first, *others) in places.items():
+        more = f" and {count(len(others), 'other')}" if others else ""
+        warn(f"{who(first)}{more}: {message}", category)
     if ended.interrupted:
         return interrupted(ended.outcomes)
     return _histories(ended.outcomes)

@@ -294,6 +294,14 @@ def test_an_error_in_a_callback_ends_the_call_and_names_the_net() -> None:
     fit_many(nets, X, Y, epochs=1)
 
 
+def test_a_warning_of_several_nets_comes_once() -> None:
+    nets = [MLP((3, 4, 1), seed=k) for k in range(3)]
+    with pytest.warns(UserWarning, match="y has mean") as caught:
+        fit_many(nets, X, 1e12 * Y, epochs=1)
+    (warning,) = caught
+    assert str(warning.message).startswith("fit_many: nets[0] and 2 others: y has")
+
+
 def test_a_net_diverges_without_disturbing_the_others() -> None:
     nets, own = mixed(), mixed()
     for group in (nets, own):
