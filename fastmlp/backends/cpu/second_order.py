@@ -64,9 +64,11 @@ class GaussNewton:
         run the drivers.
         """
         network = runner.network
-        self._runner, self._objective = runner, Objective(runner, data)
+        self._runner = runner
+        self._objective = Objective(runner, data)
         self.trained = trained_parameters(network)
-        self._n = n = int(self.trained.sum())
+        n = int(self.trained.sum())
+        self._n = n
         decays = [strength / data.mass for _, strength in network.penalties]
         of_weights = np.arange(network.layout.n_parameters) < network.layout.n_weights
         self._decay = (sum(decays) * of_weights)[self.trained]
@@ -81,25 +83,27 @@ class GaussNewton:
         scale = np.sqrt(weight / data.mass)
         self._kept: list[Any] = [data, zeros, scale]
         net = fields_of(self._flat.net)
-        net["zeros"], net["x"], net["n_rows"] = (
-            address(zeros),
-            address(data.x),
-            data.n_rows,
-        )
+        net["zeros"] = address(zeros)
+        net["x"] = address(data.x)
+        net["n_rows"] = data.n_rows
         rows, row_block = self._rows_of(network, data, scale)
         self.record = aligned(1, System.dtype)
         self.job = fields_of(self.record)
         self.kind = (network.layout.sizes, n, data.n_rows.bit_length())
-        self._lay_out(rows, row_block, data.n_rows, rows["n_sets"][0], zeros)
         n_sets = rows["n_sets"][0]
+        self._lay_out(rows, row_block, data.n_rows, n_sets, zeros)
         self._compute: Any = derived_gauss_newton if data.derivatives else gauss_newton
         self._flops = float(data.n_rows) * n_sets * n * n
         self._n_blocks_of_rows = -(-data.n_rows // row_block)
 
     def _rows_of(self, network: Network, data: Data, scale: Array) -> tuple[Array, int]:
-        """The record of the rows, and the most rows of a block."""
+        """The record of the rows, and the most rows of a block.
+
+        A block has about `JACOBIAN_BYTES` of the Jacobian, which has n_sets rows for each
+        row of data. The parts of a thread's buffer lie at `begins`, one after the other.
+        """
         sizes = network.layout.sizes
-        n_out = network.layout.sizes[-1]
+        n_out = sizes[-1]
         n_targets = data.y.shape[1]
         lanes = lanes_of(np.float64)
         n_panels = -(-(self._n + 1) // lanes)
@@ -135,7 +139,7 @@ class GaussNewton:
         n_bytes = 0
         for name, n_units in units.items():
             begins[name] = n_bytes
-            n_bytes = n_bytes + n_units * unit
+            n_bytes += n_units * unit
         n_bytes = round_up(n_bytes, ALIGNMENT)
         places = self._places(network)
         buffers = aligned(self._runner.n_threads * n_bytes // 8, np.float64)
