@@ -253,6 +253,7 @@ def _words(
 def checked(
     rate: Rate, steps: NDArray[np.int64], total: int, name: str
 ) -> NDArray[np.float64]:
+    """The rates of these steps by a schedule, which is named if they are not valid."""
     returned = rates_of(rate, steps, total)
     below = np.inf if name == "input_noise" else 1.0
     expected = "rates in [0, 1)" if below == 1 else "finite numbers of 0 or more"

@@ -134,7 +134,7 @@ class Objective:
         session = Session(network, blocks, data, most, rows=rows, **options)
         self.session, self.packed = session, session.keep_gradient()
         self.skips = network.layout.takes_inputs
-        # Of norms and skips it needs nothing: its first layer's weights alone are read.
+        # Norms and skips are not needed: the first layer's weights alone are read.
         layout = network.layout._replace(norms=(), skips=(), takes_inputs=False)
         self.network = network._replace(link=LINKS["identity"], layout=layout)
         self._back: DeltaBlocks | None = None

@@ -562,9 +562,7 @@ def negated(builder: Any, operand: Any) -> Any:
 
 
 def chosen(builder: Any, name: str, operands: list[Any]) -> Any:
-    """The least ("Lt") or the largest ("Gt")
-    operand; with NaN, the one Python returns.
-    """
+    """The least ("Lt") or largest ("Gt") operand; with NaN, the one Python returns."""
     if is_constant(*operands):
         if name == "Lt":
             return min(operands)

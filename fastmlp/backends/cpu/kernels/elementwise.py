@@ -63,9 +63,10 @@ def curvature_loop(scalar: Scalar, rule: Rule) -> Loop:
 
 
 def link_slopes_loop(scalar: Scalar, rule: Rule, apart: int = 1) -> Loop:
-    """Slopes and curvatures of a link of one number, of rows of raw outputs in columns;
-    of columns that are `apart` the last one alone: the others are predictions as they
-    are.
+    """Slopes and curvatures of a link of one number, of rows of raw outputs in columns.
+
+    Columns come in groups of `apart`. The link takes the last of each group; the others
+    are predictions as they are.
     """
     size = np.dtype(scalar).itemsize
     find = curved(rule, scalar)

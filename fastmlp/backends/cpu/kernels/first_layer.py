@@ -656,6 +656,9 @@ def _plain_gradient(scalar: Scalar) -> Any:
     def plain_gradient(
         net: Net, layer: Layer, tile: Tile, last: int, g: int, g_panel: int
     ) -> None:
+        """Write a tile's gradient, of inputs from `tile.first` to `last`, to panels at
+        `g`: the deltas times the inputs, summed over the batch's rows.
+        """
         n_rows = batch_of(net).n_rows
         panel = net.panel
         columns = net.inputs + tile.first // lanes * panel + tile.first % lanes * size

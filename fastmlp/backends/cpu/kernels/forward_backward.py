@@ -118,6 +118,10 @@ def losses(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
 
 
 def _values(scalar: Scalar) -> Kernel:
+    """The function that writes n rows' raw outputs, from row `at`, in columns.
+
+    A transposed output layer is multiplied here; another one's panels are unpacked.
+    """
     lanes = lanes_of(scalar)
     vector = lanes * np.dtype(scalar).itemsize
     dots = skinny(scalar, lanes).dots

@@ -62,7 +62,10 @@ def prefetch_for(
 @njit
 def prefetch_weights(net: Net, piece: Piece, streams: int, vector: int) -> int:
     """List the tile's parameters and state, for the update;
-    return the address of the streams. 15.0 -> 14.0 ms (784-2048-2048-10@32).
+    return the address of the streams.
+
+    `vector` is the bytes of a panel's row. A step of 784-2048-2048-10, in batches of
+    32 rows, takes 14.0 ms with these streams, 15.0 ms without.
     """
     tile, layer, w = piece
     record = row(streams, 1, STREAMS)[0]
