@@ -91,7 +91,7 @@ def test_jobs_may_write_what_they_are_for() -> None:
     }
 
 
-def test_a_job_with_an_identity_runs_pinned_actions_alone() -> None:
+def test_a_job_with_an_identity_runs_actions_and_no_code_of_the_project() -> None:
     jobs = [job for path in WORKFLOWS for job in jobs_of(path).values()]
     trusted = [job for job in jobs if "id-token" in job.get("permissions", {})]
     for job in trusted:

@@ -205,16 +205,25 @@ class TableParts(NamedTuple):
         for net, encoding, weight in self.members:
             core = core_of(net)
             parameters = core.state.parameters
-            parameters = parameters.copy() if freeze else parameters
+            if freeze:
+                parameters = parameters.copy()
             network = core.engine.network
             members.append(TableMember(network, parameters, encoding, weight))
-        task = "regression" if self.classes is None else "multiclass"
-        has_one_output = all(net.layer_sizes[-1] == 1 for net in self.nets)
-        if self.classes is not None and has_one_output:
+        if self.classes is None:
+            task = "regression"
+        elif all(net.layer_sizes[-1] == 1 for net in self.nets):
             task = "binary"
-        scale = TableScale(self.scale, self.center, self.low, self.high)
-        sizes = self.n_features, self.n_outputs
-        return TableOwner(self.steps, members, *sizes, task, scale, self.trees)
+        else:
+            task = "multiclass"
+        return TableOwner(
+            encodings=self.steps,
+            members=members,
+            n_in=self.n_features,
+            n_out=self.n_outputs,
+            task=task,
+            scale=TableScale(self.scale, self.center, self.low, self.high),
+            trees=self.trees,
+        )
 
     def drawn(self, n: int, seed: int = 0) -> NDArray[np.float64]:
         """Rows of numbers as in training, of levels, and of missing values."""

@@ -309,19 +309,20 @@ def jobs_over(
     if not nets:
         return [], None
     cores = [core_of(net) for net in nets]
-    forms_of_rows = []
+    first_form = None
     for i, core in enumerate(cores):
         network = core.engine.network
         form = (network.layout.sizes[0], network.dtype, network.targets)
-        forms_of_rows.append(form)
+        if first_form is None:
+            first_form = form
         if core.engine.queue is not None:
             raise ValueError(f"{who(i)} is on a GPU: with a source use its own fit")
-        if form != forms_of_rows[0]:
+        if form != first_form:
             raise ValueError(
                 f"{who(i)} has other inputs, outputs, targets or another dtype than "
                 "nets[0]: with a source make a call for each kind"
             )
-    # Whole batches of each net.
+    # A buffer holds whole batches of each net.
     options = options.having(epochs=max(epochs), batch_size=math.lcm(*batch_sizes))
     raw = RawRows(*rows, None, validation_data)
     feed, data, held_out, names = rows_of(

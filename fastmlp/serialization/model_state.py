@@ -129,6 +129,10 @@ def header_of(state: SavedNet) -> dict[str, Any]:
     names = state.feature_names
     *inner, output = [codec.of_rule(rule, rules) for rule in network.activations]
     hidden = residual.of_entries(network, inner)
+    if network.heads:
+        loss = [codec.of_loss(head.loss) for head in network.heads]
+    else:
+        loss = codec.of_loss(network.loss)
     written = network.written
     computed = network.compute_dtype
     optional = {
@@ -144,8 +148,7 @@ def header_of(state: SavedNet) -> dict[str, Any]:
         "layer_sizes": [_of_size(size) for size in network.layer_sizes],
         "activation": hidden,
         "output_activation": network.loss.link or output,
-        "loss": [codec.of_loss(head.loss) for head in network.heads]
-        or codec.of_loss(network.loss),
+        "loss": loss,
         "optimizer": codec.of_optimizer(state.optimizer),
         "penalties": [
             [codec.of_rule(rule, updates.PENALTIES), strength]

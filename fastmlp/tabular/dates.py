@@ -224,6 +224,7 @@ def of_texts(texts: Sequence[Any]) -> Array | None:
     stripped = [text.strip() if isinstance(text, str) else text for text in texts]
     stripped = ["" if text is None else text for text in stripped]
     given = [text for text in stripped if text]
+    # The first text tells most columns of words.
     if not (given and isinstance(given[0], str) and given[0][0].isdigit()):
         return None
     try:

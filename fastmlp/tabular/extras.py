@@ -78,7 +78,7 @@ def fitted(
     n_classes: int,
     folds: Sequence[Fold] = (),
 ) -> list[Extra]:
-    """Fitted clones of estimators, and their predictions of the validation rows.
+    """Fit clones of estimators, and predict the validation rows with each.
 
     Without validation rows, a fit for each fold leaves out the fold's rows and predicts
     them; the last fit takes all rows.

@@ -187,21 +187,19 @@ def dropout_alone(scalar: Scalar) -> Kernel:
         place = stack(n_bytes)
         layer = layers_of(net)[i]
         count = n * lanes
-        numbers = row(
-            batch_of(net).coefficients + net.draws, rules.HIDDEN + 2 * i + 2, scalar
-        )
-        threshold = np.uint16(numbers[rules.HIDDEN + 2 * i])
-        rate = (threshold, numbers[rules.HIDDEN + 2 * i + 1])
+        # A layer has two settings: the least bits that are kept, and their scale.
+        threshold_at = rules.HIDDEN + 2 * i
+        settings = row(batch_of(net).coefficients + net.draws, threshold_at + 2, scalar)
+        rate = (np.uint16(settings[threshold_at]), settings[threshold_at + 1])
         source = source_of(net, at, i * rules.PURPOSES + rules.OF_HIDDEN)
         bits = row(place, n * width, np.uint16)
+        first_row = at * lanes * size
         for p in range(layer.n_panels):
             skip = p * lanes % width
             if skip == 0:
                 decide(source, p * lanes, n, place)
-            numbers_of_panel = row(
-                values + p * net.panel + at * lanes * size, count, scalar
-            )
-            drop_values(numbers_of_panel, count, bits, skip, rate)
+            panel = row(values + p * net.panel + first_row, count, scalar)
+            drop_values(panel, count, bits, skip, rate)
 
     return drop
 

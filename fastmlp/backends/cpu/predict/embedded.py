@@ -126,6 +126,7 @@ def _completion(scalar: Scalar, *, derives: bool) -> Callable[..., None]:
         n_in, n = model.n_in, model.n_out
         values = row(out, n, scalar)
         slopes = row(grad, n * n_in, scalar)
+        # The net wrote p and its derivatives first.
         values[1] = values[0]
         values[0] = one - values[0]
         if derives:

@@ -299,11 +299,13 @@ def _vectors_of_deltas(scalar: Scalar) -> Callable[..., None]:
         pitch = net.n_in * size
         for start in range(first * lanes, end, VECTORS * lanes):
             for v in range(VECTORS):
-                place, at = buffer + v * vector, start + v * lanes
-                into_lanes(net.x, layer.n_out, at, end - 1, place, unit, read)
-            target = buffer + net.block_bytes
-            multiply(net, layer, buffer, target)
-            write(target, net.n_in, (start, end), (net.out, pitch, read + vector))
+                deltas = buffer + v * vector
+                first_row = start + v * lanes
+                into_lanes(net.x, layer.n_out, first_row, end - 1, deltas, unit, read)
+            products_of_block = buffer + net.block_bytes
+            multiply(net, layer, buffer, products_of_block)
+            destination = (net.out, pitch, read + vector)
+            write(products_of_block, net.n_in, (start, end), destination)
 
     return njit(go_back)
 
