@@ -1,6 +1,7 @@
 """The site's build: ``sphinx-build -n -W --keep-going -b html docs <folder>``."""
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +90,8 @@ myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
 autodoc_typehints = "none"
-# The methods that fastmlp.river inherits from it are on river's site.
-autodoc_mock_imports = ["river"]
+# Without river the signatures of fastmlp.river are not told.
+autodoc_mock_imports = [] if find_spec("river") else ["river"]
 autosummary_generate = True
 autosummary_context = {"pages_of": uses.pages_of()}
 numpydoc_show_class_members = False
@@ -99,12 +100,13 @@ numpydoc_show_class_members = False
 def skip_inherited(
     app: Any, what: str, name: str, thing: object, skip: bool, options: object
 ) -> bool | None:
-    """Leave out scikit-learn's own methods,
-    which its site documents, and a tuple's numbers.
+    """Leave out the methods of scikit-learn and river, which their sites document,
+    and a tuple's numbers.
     """
     module = getattr(getattr(thing, "fget", thing), "__module__", None) or ""
     text = getattr(thing, "__doc__", None) or ""
-    return module.startswith("sklearn.") or text.startswith("Alias for field") or None
+    theirs = module.startswith(("sklearn.", "river."))
+    return theirs or text.startswith("Alias for field") or None
 
 
 def setup(app: Any) -> None:

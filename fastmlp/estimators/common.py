@@ -93,7 +93,7 @@ class BatchPredictions(metaclass=AdvisingABC, advice=OF_ESTIMATORS):
         See Also
         --------
         fastmlp.predict_arrow, fastmlp.predict_parquet :
-        predictions beside columns of a table.
+            Predictions beside columns of a table.
 
         Examples
         --------

@@ -504,9 +504,8 @@ def to_onnx(
     TypeError, ValueError
         If the model is of another kind or not fitted, or an argument is wrong.
     NotImplementedError
-        If a part of it has no nodes,
-        such as your activation that is more than arithmetic,
-         ``a if c else b`` and functions of `fastmlp.rules.elementary`.
+        If a part of it has no nodes, such as your activation that is more than
+        arithmetic, ``a if c else b`` and functions of `fastmlp.rules.elementary`.
     ImportError
         If onnx is not installed.
 
