@@ -394,7 +394,7 @@ def train_pack(
         None: folds of the rows of training.
     seed : int, of all draws
     encodings : mapping of str to Encoding, optional
-        Nets take them in turn. Copies of them learn from the rows.
+        Nets take them as `draw` says. Copies of them learn from the rows.
         None: by `encodings_for`.
     n_threads : int, optional
         As for `fit_many`.
@@ -431,7 +431,8 @@ def train_pack(
         ]
         of_rows = [np.searchsorted(rows, second) for _, second in folds]
     n_rows = min(len(first.y) for first, _ in parts)
-    recipes = draw(settings.n_members, seed, tuple(encodings), n_rows)
+    names = tuple(encodings)
+    recipes = draw(settings.n_members, seed, names, n_rows, n_classes)
     if settings.signs:
         rising: Any = {"scaling": "rising", "max_integers": None}
         encodings = {name: replace(each, **rising) for name, each in encodings.items()}

@@ -58,6 +58,7 @@ from fastmlp.tabular.settings import (
     LARGE,
     NET_KINDS,
     PRESETS,
+    SCALED,
     PackSettings,
     draw,
     encodings_for,
@@ -338,25 +339,27 @@ def table_of(n_numeric: int, n_levels: int = 0) -> Values:
     [(0, [16]), (1, [16, 48]), (10, [16, 48]), (11, [16]), (1000, [8]), (4096, [2])],
 )
 def test_few_columns_have_many_pieces(n_numeric: int, expected: list[int]) -> None:
-    encodings = encodings_for(table_of(n_numeric), 30).values()
-    assert [encoding.n_bins for encoding in encodings] == expected
+    encodings = encodings_for(table_of(n_numeric), 30)
+    bins = [each.n_bins for name, each in encodings.items() if name != SCALED]
+    assert bins == expected
 
 
 def test_every_other_net_has_integers_as_levels_and_for_many_classes_no_statistics() -> (
     None
 ):
     values = table_of(11, 100)
-    assert [each.target_levels for each in encodings_for(values, 9).values()] == [8]
-    assert [each.target_levels for each in encodings_for(values, 10).values()] == [
-        8,
-        None,
-    ]
+    few, many = (
+        [each.target_levels for each in encodings_for(values, n).values()]
+        for n in (9, 10)
+    )
+    assert few == [8, 8]
+    assert many == [8, None, 8]
     values.numbers[:, 4] = np.arange(100) % 20
-    first, second = encodings_for(values).items()
+    first, second, _ = encodings_for(values).items()
     assert (first[1].max_integers, second[1].max_integers) == (None, 64)
     assert second[0] == "piecewise linear, integers as levels"
     wide = values._replace(numbers=np.tile(values.numbers, 12))
-    assert len(encodings_for(wide)) == 1
+    assert len(encodings_for(wide)) == 2
 
 
 def test_pieces_by_the_number_of_columns_and_presets() -> None:
@@ -373,6 +376,37 @@ def test_pieces_by_the_number_of_columns_and_presets() -> None:
 
 
 NAMES = ("steps", "plain")
+
+
+@pytest.mark.parametrize("n", [6, 9])
+def test_plain_nets_alone_have_columns_without_pieces(n: int) -> None:
+    encodings = encodings_for(table_of(11))
+    assert encodings[SCALED].embedding == "none"
+    plain = [r.number for r in draw(n, 0, (*NAMES, SCALED)) if r.encoding == SCALED]
+    assert plain == [5]
+    assert SCALED not in {recipe.encoding for recipe in draw(n, 0, NAMES)}
+
+
+def test_a_table_of_few_numbers_has_no_plain_columns() -> None:
+    assert SCALED not in encodings_for(table_of(9))
+    assert SCALED in encodings_for(table_of(10))
+
+
+def test_a_large_table_has_no_plain_columns() -> None:
+    large = Values(np.zeros((LARGE, 11)), np.zeros((LARGE, 1), np.int32))
+    assert SCALED not in encodings_for(large)
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "n_classes", "expected"),
+    [(1000, 10, 128), (999, 10, 64), (5000, 9, 64), (5000, 0, 64)],
+)
+def test_many_rows_of_many_classes_have_wide_layers(
+    n_rows: int, n_classes: int, expected: int
+) -> None:
+    first, second, *_ = draw(9, 0, NAMES, n_rows, n_classes)
+    assert first.hidden == (expected, expected)
+    assert second.hidden == (64, 64)
 
 
 def test_each_bag_selects_from_the_core_once_more() -> None:
