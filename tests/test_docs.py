@@ -615,6 +615,11 @@ def of_table(X: Any) -> Any:
     return fastmlp.TabularMLPRegressor().fit(X, np.arange(len(X)))
 
 
+def call_the_parameters() -> None:
+    parameters: Any = net().parameters
+    parameters()
+
+
 def predict_without_columns() -> None:
     model = MLP((5, 1), seed=0)
     model.feature_names = [*"abcde"]
@@ -724,6 +729,7 @@ CAUSES: dict[str, Callable[[], Any]] = {
         a=[*range(30)], y=[f"text {i}" for i in range(30)]
     ),
     "Input X contains NaN": lambda: classifier().fit(spoilt(np.nan), LABELS),
+    "'numpy.ndarray' object is not callable": call_the_parameters,
     "is not the derivative of its value": lambda: net(
         loss=lambda p, y: ((p - y) ** 2, p - y)
     ),

@@ -63,6 +63,7 @@ QUERIES = {
     "random_state": "how-to/seeds",
     "why is the first fit slow": "how-to/first-fit",
     "loss is nan": "how-to/diverging",
+    "numpy.ndarray object is not callable": "errors",
     "custom loss function": "how-to/own-rules",
     "freeze layers": "how-to/transfer-learning",
     "prediction intervals": "how-to/intervals",
