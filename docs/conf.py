@@ -123,7 +123,7 @@ sphinx_gallery_conf = {
     "remove_config_comments": True,
     "abort_on_example_error": True,
     "image_srcset": ["2x"],
-    "thumbnail_size": (400, 360),
+    "thumbnail_size": (600, 540),
     "reset_modules": ("matplotlib", "docs.tools.pictures.style"),
     "ignore_repr_types": r"matplotlib",
 }

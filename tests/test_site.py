@@ -118,6 +118,16 @@ def test_the_first_screen_has_code_its_output_and_a_picture(
         assert browser.value(f"{element}.getBoundingClientRect().bottom") <= height
 
 
+@pytest.mark.parametrize(("width", "height"), [DESK, PHONE])
+def test_words_of_thumbnails_are_read(
+    browser: Browser, width: int, height: int
+) -> None:
+    """A picture of 600 pixels has words of 16."""
+    browser.show((SITE / "auto_gallery" / "index.html").as_uri(), width, height)
+    images = "[...document.querySelectorAll('.sphx-glr-thumbcontainer img')]"
+    assert min(browser.value(f"{images}.map(one => one.clientWidth)")) >= 280
+
+
 # About as a repository's page shows it.
 STYLE = """body {font: 16px/1.5 system-ui, sans-serif; margin: 0 auto;
 max-width: 830px; padding: 16px}

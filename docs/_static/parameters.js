@@ -13,7 +13,7 @@ document.addEventListener("DOMContentLoaded", () => {
   const field = document.createElement("input");
   field.type = "search";
   field.className = "form-control";
-  field.placeholder = field.ariaLabel = "Find a keyword, or a word of another library";
+  field.placeholder = field.ariaLabel = "Find a keyword, ours or another's";
   document.querySelector("section#parameters > p").after(field);
   field.addEventListener("input", () => {
     const asked = field.value.toLowerCase().trim();

@@ -63,8 +63,8 @@ for (name, error), style in zip(errors.items(), (":", "--", "-"), strict=True):
         label=name,
     )
 ax.set(yscale="log", xlabel="batches of 32 rows", ylabel="mean squared error")
-ax.set(title="Error of each batch before it is learnt", ylim=(0.005, 3))
-ax.legend(ncols=2)
+ax.set(title="Error of each batch before it is learnt", ylim=(0.005, 30))
+ax.legend(ncols=2, loc="upper left")
 
 # %%
 

@@ -4,7 +4,7 @@ A curve with error bars
 
 Twenty nets with different seeds, each on a bootstrap sample of the same noisy rows,
 trained in one call. Their mean is the prediction; how far they are apart shows where
-the data say little. Beside it stands the interval that a model of tables promises.
+the data say little. Below stands the interval that a model of tables promises.
 """
 
 import matplotlib.pyplot as plt
@@ -33,7 +33,7 @@ members = np.array([net.predict(grid)[:, 0] for net in nets])
 mean, spread = members.mean(axis=0), members.std(axis=0)
 low, high = table.predict_interval(grid, coverage=0.9).T
 
-figure, axes = plt.subplots(1, 2, figsize=(10, 4.5), sharey=True)
+figure, axes = plt.subplots(2, 1, figsize=(6, 6.5), sharex=True, sharey=True)
 line = grid[:, 0]
 axes[0].fill_between(
     line, mean - spread, mean + spread, alpha=0.25, linewidth=0, label="± spread"
@@ -56,8 +56,9 @@ for ax, title in zip(
         label="truth",
     )
     ax.plot(x, y, ".", color="#333333", markersize=3, label="rows")
-    ax.set(title=title, xlabel="x", ylim=(-3.5, 3))
+    ax.set(title=title, ylabel="y", ylim=(-4, 3))
     ax.legend(ncols=2, loc="lower center")
+axes[1].set_xlabel("x")
 
 # %% The spread is the disagreement of the nets, not an interval: without the noise of
 # y, it is narrow where the rows are dense. The spread is wider in the gap and beyond

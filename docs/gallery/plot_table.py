@@ -51,8 +51,8 @@ print(f"log loss {-search.best_score_:.3f}, mean of the folds")
 # Above: what the strength of the penalty does. Below: the ROC curve on the test rows.
 
 figure, (above, below) = plt.subplots(2, 1, figsize=(6, 8), height_ratios=[2, 3])
-above.set_title("Score by the strength of the penalty", loc="left")
 plot_search(search, above, parameter="mlpclassifier__alpha")
+above.set_title("Score by the strength of the penalty", loc="left")
 above.set(ylim=(None, 0.04), xlabel="alpha")
 RocCurveDisplay.from_estimator(search, X_test, y_test, ax=below, name="test rows")
 below.set_title("ROC curve of the test rows")
@@ -60,6 +60,7 @@ below.set_title("ROC curve of the test rows")
 # %%
 # Which columns does the net use? Shuffle each, and see how much the score falls.
 
+# sphinx_gallery_thumbnail_number = 2
 importance = permutation_importance(
     search, X_test, y_test, n_repeats=10, random_state=0
 )

@@ -114,7 +114,9 @@ def _row(
         colour = COLOURS[i - len(numbers)] if len(numbers) == 1 else COLOURS[i]
         yield f'<rect {of_bar} width="{width:.1f}" fill="{colour}"/>'
         of_text = f'x="{left + width + 5:.1f}" y="{y + BAR * i + 9}" font-size="11"'
-        yield f"<text {of_text}>{number:.1f}</text>"
+        # Lines of the axis end beside the digits.
+        halo = f'stroke="{GROUND}" stroke-width="3" paint-order="stroke"'
+        yield f"<text {of_text} {halo}>{number:.1f}</text>"
 
 
 def main() -> None:
