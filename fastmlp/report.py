@@ -191,7 +191,7 @@ def html_report(
             model=model,
             kind=type(model).__name__,
             n_rows=n_rows,
-            n_classes=len(reported.classes) if reported.classes is not None else 0,
+            classes=_names(reported.classes),
             tables={name: _html(table) for name, table in tables.items()},
             pictures={name: _drawn(draw) for name, draw in pictures.items()},
             version=__version__,
@@ -508,6 +508,10 @@ def _worst(reported: Reported, names: list[Any]) -> DataFrame:
     table.insert(1, "prediction", classes[reported.labels[worst]])
     table.insert(2, "probability of the target", -losses[worst])
     return table
+
+
+def _names(classes: Array | None) -> list[str]:
+    return [] if classes is None else [str(one) for one in classes.tolist()]
 
 
 def _html(table: DataFrame) -> str:

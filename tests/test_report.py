@@ -319,6 +319,11 @@ def test_many_rows_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "of which 50 were drawn" in " ".join(text.split())
 
 
+def test_the_class_of_one_sided_scores_is_named() -> None:
+    text = html_report(MLPClassifier(**SMALL).fit(X, Y > 0), X, Y > 0)
+    assert "average precision are those of the class True." in text
+
+
 def test_rare_classes_share_a_row_of_the_matrix(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -423,3 +428,5 @@ def test_no_report_is_wider_than_a_phone(tmp_path: Path) -> None:
             assert browser.value("document.documentElement.scrollWidth") <= width
             broken = "[...document.images].filter(one => !one.naturalWidth).length"
             assert browser.value(broken) == 0
+            scores = "document.querySelector('.scrolled')"
+            assert browser.value(f"{scores}.scrollWidth <= {scores}.clientWidth")
