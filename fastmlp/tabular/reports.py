@@ -337,7 +337,7 @@ def html_text(shown: str, *, strong: str) -> str:
 
 
 def _cells(model: Any) -> list[tuple[str, ...]]:
-    cells: list[tuple[str, ...]] = [("member", "weight", "score", "epoch")]
+    cells: list[tuple[str, ...]] = [("member", "weight", "score", "epochs")]
     for row in rows_of(model.leaderboard_):
         name, weight, score, epoch, _ = (row[column] for column in LEADERBOARD_COLUMNS)
         epoch_text = "" if epoch != epoch else f"{epoch:.0f}"
