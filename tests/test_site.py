@@ -70,6 +70,12 @@ QUERIES = {
     "export to C for a microcontroller": "how-to/export-to-c",
     "duckdb udf": "how-to/udf",
     "use from R": "how-to/r",
+    "how many neurons": "tuning",
+    "list of activation functions": "start/rules",
+    "multiclass": "start/first-net",
+    "calibration": "how-to/confusion-matrix",
+    "license": "project/index",
+    "citation": "project/cite",
 }
 
 
