@@ -244,7 +244,7 @@ def pinball_score(outputs: Array, targets: Array, weight: Any, levels: Array) ->
 
 
 class QuantileScore(RegressorMixin):
-    predict_proba = LackingAttribute(
+    predict_proba: LackingAttribute = LackingAttribute(
         "regressors have predict; classifiers have probabilities"
     )
 
