@@ -6,11 +6,10 @@
 import ast
 import inspect
 import re
-from functools import reduce
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
-import fastmlp.cluster
 from fastmlp.validation.messages import content
 
 Table = dict[str, Any]
@@ -30,8 +29,8 @@ def tables() -> list[Table]:
 
 
 def found_by(name: str) -> Any:
-    """Return what a name such as MLP.fit stands for."""
-    return reduce(getattr, name.split("."), fastmlp)
+    """Return what a name such as MLP.fit or river.MLPClassifier stands for."""
+    return resolve_name(f"fastmlp.{name}")
 
 
 def defaults(name: str) -> dict[str, str]:
