@@ -158,8 +158,11 @@ def html_report(
     ImportError
         If scikit-learn, matplotlib, pandas or jinja2 is missing.
     TypeError, ValueError
-        If no target is known, a label is not one of the model's classes,
-        rows have several labels, or predictions do not have the shape of y.
+        If the model does not predict, no target is known, a label is not one of the
+        model's classes, rows have several labels, or predictions do not have the shape
+        of y.
+    NotFittedError
+        If the estimator is not fitted.
     OSError
         If the file cannot be written.
 
@@ -176,6 +179,7 @@ def html_report(
     """
     for module, package in NEEDED.items():
         messages.imported(module, WHO, package)
+    _check_model(model)
     if path is not None:
         scalars.path(WHO, "path", path, mode="w")
     from jinja2 import Template
@@ -206,6 +210,22 @@ def html_report(
         finally:
             temporary.unlink(missing_ok=True)
     return report
+
+
+def _check_model(model: Any) -> None:
+    """Refuse what does not predict: a list of nets, a file's name, the rows, a class."""
+    from sklearn.utils.validation import check_is_fitted
+
+    got = messages.a_kind(model)
+    if isinstance(model, type):
+        got = f"the class {model.__name__}"
+    if isinstance(model, type) or not hasattr(model, "predict"):
+        raise TypeError(
+            f"{WHO}: model must be one net or one fitted estimator, got {got}; call "
+            "html_report(model, X, y), for a file html_report(fastmlp.load(path), X, y)"
+        )
+    if not isinstance(model, MLP):
+        check_is_fitted(model)
 
 
 def _reported(model: Any, X: Any, y: Any) -> tuple[Reported, dict[str, int]]:

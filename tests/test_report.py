@@ -18,6 +18,7 @@ import polars
 import pytest
 from fitting import needs_compiler, unconverged
 from sklearn import metrics
+from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -376,6 +377,25 @@ def test_tables_of_every_kind_give_the_same_tables(kind: str) -> None:
 def test_errors_are_a_sentence(name: str, rows: Any, y: Any, words: str) -> None:
     with pytest.raises((TypeError, ValueError), match=f"^html_report: .*{words}"):
         html_report(model_of(name), rows, y)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "got"),
+    [
+        ([MLP((3, 1))], "a list"),
+        ("m.safetensors", "a str"),
+        (TABLE, "a DataFrame"),
+        (MLPClassifier, "the class MLPClassifier"),
+    ],
+)
+def test_what_does_not_predict_is_refused(wrong: Any, got: str) -> None:
+    with pytest.raises(TypeError, match=f"one fitted estimator, got {got}; call html"):
+        html_report(wrong, X, Y)
+
+
+def test_an_estimator_that_is_not_fitted_is_refused() -> None:
+    with pytest.raises(NotFittedError, match="MLPClassifier instance is not fitted"):
+        html_report(MLPClassifier(), X, LABELS)
 
 
 def test_several_labels_a_row_are_refused() -> None:
