@@ -23,6 +23,8 @@ document.addEventListener("DOMContentLoaded", () => {
       const folded = table.closest("details");
       folded.open = asked.length > 0 && some;
       folded.hidden = !some;
+      // Keywords that were not asked for would stand before the rows that were.
+      folded.querySelector("summary").style.display = asked.length > 0 ? "none" : "";
     }
     for (const section of new Set(tables.map((table) => table.closest("section"))))
       section.hidden = !section.querySelector("details:not([hidden])");
