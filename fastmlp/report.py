@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from copy import copy
 from functools import partial
 from html import escape
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -177,8 +178,11 @@ def html_report(
     >>> report.startswith("<!doctype html>"), "mae" in report
     (True, True)
     """
-    for module, package in NEEDED.items():
-        messages.imported(module, WHO, package)
+    lacks = [one or module for module, one in NEEDED.items() if not find_spec(module)]
+    if lacks:
+        raise ImportError(
+            f"{WHO} needs {messages.listed(lacks)}: pip install {' '.join(lacks)}"
+        )
     _check_model(model)
     if path is not None:
         scalars.path(WHO, "path", path, mode="w")

@@ -412,10 +412,11 @@ def test_heads_are_refused() -> None:
         html_report(net, X, X[:, :2])
 
 
-def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_packages_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn", None)
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(
-        ImportError, match="html_report needs jinja2: pip install jinja2"
+        ImportError, match=r"scikit-learn, jinja2: pip install scikit-learn jinja2$"
     ):
         html_report(model_of("net"), X, Y)
 
