@@ -27,6 +27,7 @@ DEFAULT_RATE = 0.1
 # Scaled numbers end here: a wild one does not ruin the net.
 LARGEST_SCALED = 10.0
 ENCODED = "encode it before the net, as river's preprocessing.OneHotEncoder does"
+LABELS = "for labels take fastmlp.river.MLPClassifier"
 LEAVE_OUT = "leave the row out"
 
 
@@ -200,7 +201,7 @@ class StreamModel(base.Estimator):
             values = [y, *map(x.__getitem__, self._columns)]
             if len(x) == len(self._columns) and math.isfinite(sum(values)):
                 return np.array(values, np.float64)
-        except (KeyError, TypeError, ValueError, OverflowError):
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
             pass
         return None
 
@@ -210,6 +211,11 @@ class StreamModel(base.Estimator):
 
     def _numbers(self, x: Row, who: str) -> dict[Any, float]:
         who = f"{type(self).__name__}.{who}"
+        if not hasattr(x, "items"):
+            raise TypeError(
+                f"{who}: x must be a dict of features, got {messages.a_kind(x)}; for a "
+                "row of an array dict(enumerate(row))"
+            )
         return {
             name: _number(value, f"feature {name!r}", who) for name, value in x.items()
         }
@@ -260,7 +266,7 @@ class StreamModel(base.Estimator):
 MISSING_TYPES = ("NoneType", "NAType", "NaTType")
 
 
-def _number(value: Any, name: str, who: str) -> float:
+def _number(value: Any, name: str, who: str, remedy: str = ENCODED) -> float:
     """A number; NaN where it is missing."""
     if type(value).__name__ in MISSING_TYPES:
         return math.nan
@@ -273,14 +279,14 @@ def _number(value: Any, name: str, who: str) -> float:
             got = repr(value)
         else:
             got = messages.a_kind(value)
-        raise TypeError(f"{who}: {name} must be a number, got {got[:50]}; {ENCODED}")
+        raise TypeError(f"{who}: {name} must be a number, got {got[:50]}; {remedy}")
     if math.isinf(number):
         raise ValueError(f"{who}: {name} must be finite, got {number}; {LEAVE_OUT}")
     return number
 
 
 def _target(value: Any, who: str) -> float:
-    number = _number(value, "the target", who)
+    number = _number(value, "the target", who, LABELS)
     if math.isnan(number):
         raise ValueError(f"{who}: the target is missing; {LEAVE_OUT}")
     return number

@@ -168,6 +168,23 @@ def test_a_clone_has_the_settings_and_nothing_learned() -> None:
             "encode it",
         ),
         (
+            lambda model: model.learn_one([1.0, 2.0], 1.0),
+            TypeError,
+            "MLPRegressor.learn_one: x must be a dict of features, got a list; for a "
+            "row of an array dict(enumerate(row))",
+        ),
+        (
+            lambda model: model.predict_one(None),
+            TypeError,
+            "MLPRegressor.predict_one: x must be a dict of features, got a NoneType",
+        ),
+        (
+            lambda model: model.learn_one({"a": 1.0}, "dear"),
+            TypeError,
+            "MLPRegressor.learn_one: the target must be a number, got 'dear'; for "
+            "labels take fastmlp.river.MLPClassifier",
+        ),
+        (
             lambda model: model.learn_one({"a": math.inf}, 1.0),
             ValueError,
             "MLPRegressor.learn_one: feature 'a' must be finite, got inf; leave the "
