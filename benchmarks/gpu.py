@@ -307,7 +307,7 @@ def part(do: Callable[[], Any]) -> Any:
 def card_facts() -> dict[str, Any]:
     from fastmlp.backends.cuda import device
 
-    gpu = device.MODULE.gpus[0]
+    gpu = device.NUMBA_MODULE.gpus[0]
     if isinstance(gpu.name, bytes):
         name = gpu.name.decode()
     else:

@@ -138,12 +138,12 @@ def _compiler() -> str:
         return "none (NUMBA_DISABLE_JIT=1): kernels run as Python"
     if COMPILER != "translator":
         return "numba (FASTMLP_COMPILER=numba)"
-    level = target.LEVELS.get(target.target(), "")
+    level = target.SHIPPED_NAMES.get(target.target(), "")
     if level and cache.shipped(level):
         return f"translator; the wheel has code for {level}"
     folder, _ = cache.find()
     if folder:
-        n = sum(file.suffix == cache.SUFFIX for file in folder.iterdir())
+        n = sum(file.suffix == cache.CODE_SUFFIX for file in folder.iterdir())
     else:
         n = 0
     # One file holds the processor's name.

@@ -38,8 +38,8 @@ from fastmlp.backends.cpu.predict import (
     trees,
 )
 from fastmlp.compiler import INTERPRETED, Key, block_of, cache
-from fastmlp.compiler.cache import SUFFIX, library, pack, shipped
-from fastmlp.compiler.target import BFMMLA, LEVELS, Host, level, target
+from fastmlp.compiler.cache import CODE_SUFFIX, library, pack, shipped
+from fastmlp.compiler.target import BFMMLA, SHIPPED_NAMES, Host, level, target
 from fastmlp.network import resolve, spec
 from fastmlp.network.spec import ComputeDType
 from fastmlp.rules.losses import takes_whole_rows
@@ -215,7 +215,7 @@ def build(levels: Iterable[Host]) -> None:
                 "FASTMLP_TARGET": " ".join(host), "NUMBA_CACHE_DIR": folder,
                 "FASTMLP_PREBUILT": "0", "FASTMLP_CACHE": "",
             }  # fmt: skip
-            name = LEVELS[host]
+            name = SHIPPED_NAMES[host]
             if not shipped(name):
                 commands = ([sys.executable, "-c", code.format(i, n)] for i in range(n))
                 running = [
@@ -224,7 +224,7 @@ def build(levels: Iterable[Host]) -> None:
                 codes = [process.wait() for process in running]
                 if any(codes):
                     raise OSError(f"the code for {name} could not be compiled")
-                pack(Path(folder).rglob("*" + SUFFIX), library(name))
+                pack(Path(folder).rglob("*" + CODE_SUFFIX), library(name))
 
 
 def compile_part(first: int, step: int) -> None:
@@ -245,7 +245,7 @@ def levels_of(machine: str) -> list[Host]:
     """The levels of an architecture; without its name this processor's."""
     here = level()
     if machine:
-        return [each for each in LEVELS if each.machine == machine]
+        return [each for each in SHIPPED_NAMES if each.machine == machine]
     if here:
         return [here]
     return []

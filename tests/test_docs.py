@@ -64,7 +64,7 @@ TABLES = {
     ],
     "losses that own their link": [n for n, loss in losses.LOSSES.items() if loss.link],
     "losses, with settings": [
-        k.__name__ for k in losses.KINDS.values() if isinstance(k, type)
+        k.__name__ for k in losses.SETTINGS_BY_KIND.values() if isinstance(k, type)
     ],
     "optimizers, by name": list(optimizers.OPTIMIZERS),
     "averages, `average=` of an optimizer": list(optimizer_protocol.AVERAGES),
@@ -72,7 +72,7 @@ TABLES = {
         *(o.__name__ for o in optimizers.OPTIMIZERS.values()),
         "Custom",
     ],
-    "clipping, of every optimizer": [*updates.GRADIENT_RULES, *updates.NORMS],
+    "clipping, of every optimizer": [*updates.GRADIENT_RULES, *updates.NORM_LIMITS],
     "schedules, in place of a rate": list(schedules.SCHEDULES),
     "penalties": list(updates.PENALTIES),
     "initializers": list(initializers.INITIALIZERS),

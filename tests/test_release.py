@@ -18,7 +18,7 @@ from packaging import tags
 from packaging.utils import parse_wheel_filename
 
 import fastmlp
-from fastmlp.compiler.target import LEVELS
+from fastmlp.compiler.target import SHIPPED_NAMES
 from fastmlp.validation import messages
 
 ROOT = Path(__file__).parent.parent
@@ -252,9 +252,11 @@ def test_pip_takes_the_wheel_with_code_for_its_machine(
 def test_a_wheel_has_the_levels_of_its_architecture() -> None:
     for architecture, _, files in machines_of_wheels().values():
         expected = {
-            name for host, name in LEVELS.items() if host.machine == architecture
+            name for host, name in SHIPPED_NAMES.items() if host.machine == architecture
         }
-        assert {name for name in LEVELS.values() if fnmatch(name, files)} == expected
+        assert {
+            name for name in SHIPPED_NAMES.values() if fnmatch(name, files)
+        } == expected
         assert len(expected) == 2
 
 

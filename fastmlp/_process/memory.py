@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 # Smaller sizes are not checked: a check takes 0.1 ms.
-SMALL = 1 << 27
+UNCHECKED_BYTES = 1 << 27
 UNITS = ("bytes", "KB", "MB", "GB", "TB", "PB", "EB")
 CGROUP = Path("/sys/fs/cgroup")
 T = TypeVar("T")
@@ -21,7 +21,7 @@ def require(n_bytes: int, who: str, what: str) -> None:
     """Raise a MemoryError, with caller, sizes and purpose,
     if the bytes cannot be allocated.
     """
-    if n_bytes <= SMALL:
+    if n_bytes <= UNCHECKED_BYTES:
         return
     most = available()
     if most is not None and n_bytes > most:
@@ -83,7 +83,7 @@ def readable(n_bytes: int) -> str:
 
 
 # The most objects that are kept: as many threads may make the same call at once.
-MOST_KEPT = 8
+MOST_BUFFERS = 8
 # The most entries of a table whose keys are numbers of rows.
 MOST_ENTRIES = 512
 
@@ -113,7 +113,7 @@ class BufferPool:
     at_most : number of buffers
     """
 
-    def __init__(self, most: int, at_most: int = MOST_KEPT) -> None:
+    def __init__(self, most: int, at_most: int = MOST_BUFFERS) -> None:
         self._most = most
         self._at_most = at_most
         self._things: dict[int, tuple[Any, Any, int]] = {}

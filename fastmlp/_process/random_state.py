@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-KINDS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
+BIT_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
 # Positions in a buffer, with the largest valid one: beyond, NumPy reads foreign memory.
 LAST = {"pos": 624, "buffer_pos": 4, "has_uint32": 1}
 
@@ -49,10 +49,10 @@ def seeds_of(seed: Any, generator: np.random.Generator) -> Any:
 def state_of(generator: np.random.Generator) -> dict[str, Any]:
     """Return a generator's state as numbers, lists and names."""
     state = generator.bit_generator.state
-    if state["bit_generator"] not in KINDS:
+    if state["bit_generator"] not in BIT_GENERATORS:
         raise ValueError(
             f"the state of a generator of kind {state['bit_generator']!r} cannot be "
-            f"written; known: {', '.join(KINDS)}"
+            f"written; known: {', '.join(BIT_GENERATORS)}"
         )
     return _plain(state)
 
@@ -60,8 +60,10 @@ def state_of(generator: np.random.Generator) -> dict[str, Any]:
 def from_state(state: Any) -> np.random.Generator:
     """A generator with this state, each number of which is checked."""
     kind = state["bit_generator"]
-    if kind not in KINDS:
-        raise ValueError(f"unknown generator {kind!r}; known: {', '.join(KINDS)}")
+    if kind not in BIT_GENERATORS:
+        raise ValueError(
+            f"unknown generator {kind!r}; known: {', '.join(BIT_GENERATORS)}"
+        )
     bits = getattr(np.random, kind)(0)
     bits.state = _like(bits.state, state, "state")
     return np.random.Generator(bits)

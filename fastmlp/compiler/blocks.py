@@ -21,7 +21,7 @@ from fastmlp._process.memory import immortal
 from fastmlp.compiler import jit
 from fastmlp.compiler.cache import CodeCache, executable
 from fastmlp.compiler.jit import COMPILER, INTERPRETED, NoSource, Unsupported, is_entry
-from fastmlp.compiler.target import LEVELS, Host, pair_target, target
+from fastmlp.compiler.target import SHIPPED_NAMES, Host, pair_target, target
 
 
 class NativeCode:
@@ -133,7 +133,7 @@ _lock = RLock()
 
 
 # Seconds that a fork waits for other threads' compilations: a kernel takes 3 s at most.
-PATIENCE = 10.0
+FORK_PATIENCE = 10.0
 # The lock of blocks, and owners of further locks once they are imported,
 # in the order of acquisition: every call of LLVM takes the last.
 _OWNERS = (
@@ -160,7 +160,7 @@ def _take_locks() -> None:
     """
     with deferred():
         locks = [_lock, *(owner._lock for owner in _owners())]
-        _taken[:] = [lock for lock in locks if lock.acquire(timeout=PATIENCE)]
+        _taken[:] = [lock for lock in locks if lock.acquire(timeout=FORK_PATIENCE)]
 
 
 def _give_locks() -> None:
@@ -323,7 +323,7 @@ def _compile(
         on = target()
     made = f"{factory.__module__}.{factory.__name__}:{dtype}"
     settings = sorted(options.items())
-    level = LEVELS.get(on, "")
+    level = SHIPPED_NAMES.get(on, "")
     if rule is None:
         if is_ours(factory):
             cache = CodeCache(f"{made}:{settings}:{on}", level)

@@ -448,17 +448,17 @@ def _thread_number() -> Any:
     return lambda: numba.get_thread_id()
 
 
-SCALARS = {types.float32: np.float32, types.float64: np.float64}
+NUMPY_SCALARS = {types.float32: np.float32, types.float64: np.float64}
 
 
 def _choose(function: Any, form: Any) -> None:
     @overload(function, strict=False, jit_options=INLINED)
     def choose(x: Any) -> Any:
         # Integers use the function's Python body.
-        return form(SCALARS[x]) if x in SCALARS else function
+        return form(NUMPY_SCALARS[x]) if x in NUMPY_SCALARS else function
 
 
-for _function, _form in elementary.FORMS.items():
+for _function, _form in elementary.COMPILED_FORMS.items():
     _choose(_function, _form)
 for _function in (rules.sqrt, rules.exponentials, rules.probabilities):
     register_jitable(**INLINED)(_function)

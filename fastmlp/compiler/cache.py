@@ -38,8 +38,8 @@ from fastmlp._process.memory import immortal
 from fastmlp.compiler.jit import setting
 
 PACKAGE = Path(__file__).parent.parent
-DIGEST_BYTES = 32
-SUFFIX = ".code"
+CODE_DIGEST_BYTES = 32
+CODE_SUFFIX = ".code"
 NOWHERE = "none: no folder can be written; set NUMBA_CACHE_DIR to one that can"
 ANOTHER = "or set NUMBA_CACHE_DIR to another folder"
 # Why files could not be written, for `fastmlp warmup`.
@@ -161,7 +161,7 @@ def find() -> tuple[Path | None, str]:
 
 def _is_filled(path: Path) -> bool:
     try:
-        files = [path / name for name in os.listdir(path) if name.endswith(SUFFIX)]
+        files = [path / name for name in os.listdir(path) if name.endswith(CODE_SUFFIX)]
     except PermissionError:
         raise
     except OSError:
@@ -199,7 +199,7 @@ def share() -> None:
         if (mode := above.stat().st_mode) & 0o055 != 0o055:
             above.chmod(mode | 0o055)
     path.chmod(0o755)
-    for file in path.glob("*" + SUFFIX):
+    for file in path.glob("*" + CODE_SUFFIX):
         file.chmod(0o644)
     if shut := [
         str(above) for above in path.parents if not above.stat().st_mode & 0o001
@@ -240,8 +240,8 @@ def read(path: Path | None) -> tuple[dict[str, Any], bytes] | None:
         stored = path.read_bytes() if path else b""
     except OSError:
         return None
-    payload = stored[DIGEST_BYTES:]
-    if not payload or hashlib.sha256(payload).digest() != stored[:DIGEST_BYTES]:
+    payload = stored[CODE_DIGEST_BYTES:]
+    if not payload or hashlib.sha256(payload).digest() != stored[:CODE_DIGEST_BYTES]:
         return None
     return _parts(payload)
 
@@ -287,7 +287,7 @@ class CodeCache:
 
     def _path(self) -> Path | None:
         where = folder()
-        return where / f"{self._key}{SUFFIX}" if where else None
+        return where / f"{self._key}{CODE_SUFFIX}" if where else None
 
 
 def pack(files: Iterable[Path], out: Path) -> int:

@@ -26,13 +26,13 @@ JUMPING = ("relu", "leaky_relu", "selu")
 SIGNS = {"add": "+", "sub": "-", "mul": "*", "truediv": "/"}
 RELATIONS = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
 OF_NUMPY = {getattr(np, f.__name__, f): f for f in elementary.FUNCTIONS}
-FUNCTIONS = {f: f for f in elementary.FUNCTIONS} | OF_NUMPY
-FUNCTIONS |= {
+LANGUAGE = {f: f for f in elementary.FUNCTIONS} | OF_NUMPY
+LANGUAGE |= {
     getattr(math, f.__name__, f): f
     for f in elementary.FUNCTIONS
     if f not in (elementary.logistic, elementary.softplus)
 }
-WHO = "derivatives"
+CURVATURE_CALLER = "derivatives"
 
 
 class Derivation(Trace):
@@ -46,7 +46,7 @@ class Derivation(Trace):
         self._derivatives: dict[str, Any] = {}
         self.own |= {
             function: partial(self.apply, form.__name__)
-            for function, form in FUNCTIONS.items()
+            for function, form in LANGUAGE.items()
         }
 
     def text(self, number: Any, kind: Any) -> str:
@@ -186,7 +186,7 @@ def curved(rule: Callable[..., Any], scalar: Any) -> Callable[..., Any]:
     """
     if returns_curvature(rule):
         return rule
-    code, results = _derived(rule, scalar, WHO)
+    code, results = _derived(rule, scalar, CURVATURE_CALLER)
     value, slope = (*results, code.derivative(results[0]))[:2]
     zero = scalar(0)
     numbers = [
@@ -209,7 +209,7 @@ def returns_curvature(rule: Any) -> bool:
 
 def _derived(rule: Any, scalar: Any, who: str) -> tuple[Derivation, tuple[Any, ...]]:
     code = Derivation()
-    function = FUNCTIONS.get(rule, rule)
+    function = LANGUAGE.get(rule, rule)
     results = code.results(function, who, code.symbol(scalar, "z"))
     return code, results
 

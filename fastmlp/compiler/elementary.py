@@ -91,7 +91,7 @@ def _in_precision(scalar: Any, **constants: Any) -> Coefficients:
     return Coefficients(**common, **rounded)
 
 
-FLOAT32 = _in_precision(
+FLOAT32_COEFFICIENTS = _in_precision(
     np.float32, ln2_low=-1.9046542e-09, lowest=-104, highest=89, expm1_lowest=-40,
     tanh_highest=9.1, erf_highest=4,
     exp=(  # 2^-26.2
@@ -113,7 +113,7 @@ FLOAT32 = _in_precision(
     ),
 )  # fmt: skip
 
-FLOAT64 = _in_precision(
+FLOAT64_COEFFICIENTS = _in_precision(
     np.float64, ln2_low=2.3190468138462996e-17, lowest=-746, highest=710, expm1_lowest=-60,
     tanh_highest=19.1, erf_highest=6,
     exp=(  # 2^-55.6
@@ -148,7 +148,10 @@ FLOAT64 = _in_precision(
 )  # fmt: skip
 
 Form = Callable[..., Any]
-COEFFICIENTS: dict[Any, Coefficients] = {np.float32: FLOAT32, np.float64: FLOAT64}
+COEFFICIENTS: dict[Any, Coefficients] = {
+    np.float32: FLOAT32_COEFFICIENTS,
+    np.float64: FLOAT64_COEFFICIENTS,
+}
 
 # Exact operations without a body in Python: see `native.operands`.
 
@@ -181,7 +184,7 @@ def octave(x: Any) -> Any:
 
 
 # Compiled forms, ``form(scalar_type)``, by their functions.
-FORMS: dict[Any, Callable[[Any], FunctionType]] = {}
+COMPILED_FORMS: dict[Any, Callable[[Any], FunctionType]] = {}
 
 
 def _compiled(function: Form) -> Callable[[Form], Form]:
@@ -190,7 +193,9 @@ def _compiled(function: Form) -> Callable[[Form], Form]:
     """
 
     def register(form: Form) -> Form:
-        FORMS[function] = cache(lambda scalar: form(scalar, COEFFICIENTS[scalar]))
+        COMPILED_FORMS[function] = cache(
+            lambda scalar: form(scalar, COEFFICIENTS[scalar])
+        )
         return form
 
     return register

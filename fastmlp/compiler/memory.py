@@ -56,7 +56,7 @@ def stack(n_bytes: Any) -> Any:
     return int(taken[place].ctypes.data)
 
 
-NUMBERS: dict[Any, Any] = {
+FIELD_DTYPES: dict[Any, Any] = {
     int: np.int64,
     float: np.float64,
     "int": np.int64,
@@ -78,7 +78,7 @@ class RecordType(type):
     def __init__(cls, name: str, bases: tuple[type, ...], body: dict[str, Any]) -> None:
         super().__init__(name, bases, body)
         fields = [
-            (field, NUMBERS[kind])
+            (field, FIELD_DTYPES[kind])
             for field, kind in inspect.get_annotations(cls).items()
         ]
         cls.dtype = np.dtype((np.record, fields))

@@ -122,7 +122,7 @@ V4 = Host(
 )
 NEON = Host("generic", "+fp-armv8,+neon", "aarch64")
 BFMMLA = Host("generic", "+bf16,+fp-armv8,+neon", "aarch64")
-LEVELS = {V3: V3.name, V4: V4.name, NEON: "aarch64", BFMMLA: "aarch64-bf16"}
+SHIPPED_NAMES = {V3: V3.name, V4: V4.name, NEON: "aarch64", BFMMLA: "aarch64-bf16"}
 
 
 def target() -> Host:
@@ -145,7 +145,7 @@ def _target(name: str | None, features: str | None, enables_avx: int) -> Host:
     # Once Numba is imported, its setting is 1, where nobody has set it.
     if name is features is None and enables_avx:
         here = level()
-        if here and shipped(LEVELS[here]):
+        if here and shipped(SHIPPED_NAMES[here]):
             return here
     if features is None and name == "generic":
         features = ""
@@ -165,7 +165,7 @@ def pair_target() -> Host:
     pairs of bfloat16, the host or the level that has them, if this processor does.
     """
     chosen = target()
-    if TOLD or chosen not in LEVELS or setting("CPU_NAME") is not None:
+    if TOLD or chosen not in SHIPPED_NAMES or setting("CPU_NAME") is not None:
         return chosen
     if chosen == NEON:
         return BFMMLA if has_bfmmla() else NEON

@@ -23,7 +23,7 @@ from fastmlp.compiler.jit import Unsupported, definition_of, names_of
 from fastmlp.network.spec import name_of
 
 Scalar = type[np.floating[Any]]
-NAME = re.compile(r"\bt\d+\b")
+TEMPORARY = re.compile(r"\bt\d+\b")
 
 
 class Comparison(NamedTuple):
@@ -86,9 +86,10 @@ for _name in ("add", "sub", "mul", "truediv"):
     setattr(Symbol, f"__r{_name}__", lambda b, a, name=_name: b.code.apply(name, a, b))
 for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
     setattr(Symbol, f"__{_name}__", lambda a, b, name=_name: _relation(name, a, b))
-KINDS = (np.float32, np.float64)
+TRACED_TYPES = (np.float32, np.float64)
 SYMBOLS = {
-    kind: type(f"Symbol_{kind.__name__}", (Symbol,), {"kind": kind}) for kind in KINDS
+    kind: type(f"Symbol_{kind.__name__}", (Symbol,), {"kind": kind})
+    for kind in TRACED_TYPES
 }
 
 
@@ -162,11 +163,11 @@ class Trace(ABC):
 
     def needed(self, *results: str) -> list[tuple[Any, str, str]]:
         """Kinds, expressions and names of the statements that texts of results need."""
-        names = set(NAME.findall(" ".join(results)))
+        names = set(TEMPORARY.findall(" ".join(results)))
         needed = []
         for (kind, expression), name in reversed(self.statements.items()):
             if name in names:
-                names.update(NAME.findall(expression))
+                names.update(TEMPORARY.findall(expression))
                 needed.append((kind, expression, name))
         return needed[::-1]
 

@@ -347,7 +347,7 @@ def in_blocks(X: Any, y: Any, sample_weight: Any, who: str) -> tuple[Any, Any, A
     """
     if not isinstance(X, np.memmap) or y is None or X.ndim != 2:
         return X, y, sample_weight
-    if X.nbytes <= memory.SMALL:
+    if X.nbytes <= memory.UNCHECKED_BYTES:
         return X, y, sample_weight
     available = memory.available()
     if available is None or X.nbytes <= available // 2:

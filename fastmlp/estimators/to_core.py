@@ -32,7 +32,14 @@ from fastmlp.network.layer_settings import dropout_of
 from fastmlp.network.spec import Network, make_layout
 from fastmlp.rules import activations, losses, optimizers, updates
 from fastmlp.rules.dropout import Dropout, Key
-from fastmlp.rules.losses import LINKS, LOSSES, SKLEARN_LOSSES, SYNONYMS, Loss, Smoothed
+from fastmlp.rules.losses import (
+    LINKS,
+    LOSS_SYNONYMS,
+    LOSSES,
+    SKLEARN_LOSSES,
+    Loss,
+    Smoothed,
+)
 from fastmlp.rules.optimizer_protocol import Optimizer, OptimizerSettings, is_averaged
 from fastmlp.rules.optimizers import (
     OPTIMIZERS,
@@ -507,11 +514,13 @@ LOSS_WORDS = {
     "squared_error": "mean_squared_error l2",
     **dict.fromkeys(OF_REGRESSORS, ""),
 }
-LOSS_WORDS |= {name: words for name, words in SYNONYMS.items() if name in OF_REGRESSORS}
+LOSS_WORDS |= {
+    name: words for name, words in LOSS_SYNONYMS.items() if name in OF_REGRESSORS
+}
 # Parameters whose values are names: known names, and words of other libraries.
 WORDS_OF_PARAMETERS: dict[str, tuple[Iterable[str], Synonyms]] = {
-    "activation": (ACTIVATIONS, activations.SYNONYMS),
-    "solver": (SOLVERS, optimizers.SYNONYMS),
+    "activation": (ACTIVATIONS, activations.ACTIVATION_SYNONYMS),
+    "solver": (SOLVERS, optimizers.OPTIMIZER_SYNONYMS),
     "compute_dtype": (spec.COMPUTE_DTYPES, spec.DTYPE_SYNONYMS),
     "learning_rate": (SCHEDULE_NAMES, {}),
     "loss": (LOSS_WORDS, LOSS_WORDS),

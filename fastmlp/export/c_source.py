@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fastmlp import __version__
 from fastmlp.compiler import elementary, fma
-from fastmlp.compiler.elementary import FORMS, magic
+from fastmlp.compiler.elementary import COMPILED_FORMS, magic
 from fastmlp.compiler.trace import Comparison, Symbol, Trace
 from fastmlp.export import c_template
 from fastmlp.export.c_template import MAIN, TESTS
@@ -60,7 +60,7 @@ def literal(number: Any) -> str:
 class Code(Trace):
     """The statements of a rule in C."""
 
-    forms = FORMS
+    forms = COMPILED_FORMS
 
     def __init__(self) -> None:
         super().__init__()

@@ -109,7 +109,11 @@ def activation(rule: object) -> activations.ActivationRule:
     if isinstance(rule, str):
         name = activations.ALIASES.get(rule, rule)
         scalars.known(
-            OWNER, "activation", name, activations.RULES, activations.SYNONYMS
+            OWNER,
+            "activation",
+            name,
+            activations.RULES,
+            activations.ACTIVATION_SYNONYMS,
         )
         return activations.RULES[name]
     return own_rule("activation", "activation(z) -> (value, slope)", rule, 1, 2)
@@ -169,7 +173,11 @@ def output_activation(
 def optimizer(setting: object) -> Optimizer:
     if isinstance(setting, str):
         scalars.known(
-            OWNER, "optimizer", setting, optimizers.OPTIMIZERS, optimizers.SYNONYMS
+            OWNER,
+            "optimizer",
+            setting,
+            optimizers.OPTIMIZERS,
+            optimizers.OPTIMIZER_SYNONYMS,
         )
         return optimizers.OPTIMIZERS[setting]()
     # The library's optimizers first:
@@ -254,7 +262,7 @@ def initializer(
             "initializer",
             setting,
             initializers.INITIALIZERS,
-            initializers.SYNONYMS,
+            initializers.INITIALIZER_SYNONYMS,
         )
     elif setting is not None and not callable(setting):
         raise TypeError(
@@ -353,7 +361,7 @@ def own_rules(setting: object, who: str) -> Mapping[str, Any]:
 
 def loss(setting: object) -> losses.Loss:
     if isinstance(setting, str):
-        scalars.known(OWNER, "loss", setting, losses.LOSSES, losses.SYNONYMS)
+        scalars.known(OWNER, "loss", setting, losses.LOSSES, losses.LOSS_SYNONYMS)
         return losses.LOSSES[setting]
     if isinstance(setting, losses.LossSettings):
         return setting.loss

@@ -121,7 +121,7 @@ RULES: dict[str, ActivationRule] = {
 }
 ALIASES = {"logistic": "sigmoid"}
 # Words of other libraries, by name or by sentence of advice.
-SYNONYMS = {
+ACTIVATION_SYNONYMS = {
     "silu": "swish",
     "identity": "linear",
     "relu": "rectifier rectified_linear_unit",

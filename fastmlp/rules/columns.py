@@ -14,7 +14,7 @@ from fastmlp.validation import Array
 # Scaled numbers are between -3 and 3.
 BOUND = 3.0
 # Beyond float32's range a scaled number would be inf, and the result NaN.
-LARGEST = 1e18
+LARGEST_SCALED = 1e18
 
 
 def clipped(x: float, center: float, factor: float) -> float32:
@@ -23,8 +23,8 @@ def clipped(x: float, center: float, factor: float) -> float32:
     """
     z = (x - center) * factor
     z = z if z == z else 0.0
-    z = -LARGEST if z < -LARGEST else z
-    z32 = float32(LARGEST if z > LARGEST else z)
+    z = -LARGEST_SCALED if z < -LARGEST_SCALED else z
+    z32 = float32(LARGEST_SCALED if z > LARGEST_SCALED else z)
     part = z32 * float32(1 / BOUND)
     return z32 / sqrt(float32(1) + part * part)
 
@@ -35,7 +35,7 @@ def rising(x: float, center: float, factor: float) -> float32:
     """
     z = (x - center) * factor
     z = z if z == z else 0.0
-    z = min(max(z, -LARGEST), LARGEST)
+    z = min(max(z, -LARGEST_SCALED), LARGEST_SCALED)
     # The summand is for 0.
     size = 1.0 / sqrt(1.0 / (z * z + 1e-300) + 1.0 / (BOUND * BOUND))
     return float32(-size if z < 0.0 else size)

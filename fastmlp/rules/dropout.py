@@ -123,7 +123,7 @@ def normals_of(
 Rate = float | Schedule
 Key = tuple[int, int]
 # A decision compares 16 bits with a threshold of a rate: rates differ by at most 8e-6.
-LEVELS = 1 << 16
+N_THRESHOLDS = 1 << 16
 # Positions in a row of numbers: threshold and scale of the inputs, the standard
 # deviation of their noise, then threshold and scale of each hidden layer; before them
 # the words.
@@ -177,14 +177,14 @@ def is_used(rate: Rate) -> bool:
 
 def thresholds(rates: Array) -> Array:
     """Return the thresholds of rates: a unit whose 16 bits are below is dropped."""
-    return np.minimum(np.round(LEVELS * rates), LEVELS - 1)
+    return np.minimum(np.round(N_THRESHOLDS * rates), N_THRESHOLDS - 1)
 
 
 def scales(threshold: Array) -> Array:
     """Return the factors of units that are kept:
     their mean is exact for the threshold's rate.
     """
-    return 1 / (1 - threshold / LEVELS)
+    return 1 / (1 - threshold / N_THRESHOLDS)
 
 
 def numbers_of(

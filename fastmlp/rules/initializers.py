@@ -172,7 +172,7 @@ INITIALIZERS: dict[str, Any] = {
 }
 _REFUSED = "PyTorch's function of that name is {!r}; what nn.Linear has is 'torch'"
 # Words of other libraries, by name or by sentence of advice.
-SYNONYMS = {
+INITIALIZER_SYNONYMS = {
     "glorot_uniform": "xavier glorot uniform",
     "he_uniform": "kaiming he",
     "lecun_normal": "lecun",

@@ -792,7 +792,7 @@ LOSSES: dict[str, Loss] = {
     "gaussian_nll": Loss(gaussian_nll, link="mean_std", by_row=True, per_target=2),
 }
 # Words of other libraries, by name or by sentence of advice.
-SYNONYMS = {
+LOSS_SYNONYMS = {
     "mse": "mean_squared_error squared_error squared l2 rmse",
     "mae": "mean_absolute_error absolute_error absolute l1",
     "huber": "smooth_l1",
@@ -1053,7 +1053,7 @@ SMOOTHED: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     ),
 }
 # By their names in files.
-KINDS: dict[str, Callable[..., LossSettings]] = {
+SETTINGS_BY_KIND: dict[str, Callable[..., LossSettings]] = {
     **{
         each.kind: each
         for each in LossSettings.__subclasses__()
@@ -1070,7 +1070,7 @@ def spelled(loss: Loss) -> Any:
     for name, known in LOSSES.items():
         if known == loss:
             return name
-    for kind in KINDS.values() if len(loss.constants) == 1 else ():
+    for kind in SETTINGS_BY_KIND.values() if len(loss.constants) == 1 else ():
         try:
             settings = kind(*loss.constants)
         except (TypeError, ValueError):

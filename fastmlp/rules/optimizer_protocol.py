@@ -207,7 +207,7 @@ class OptimizerSettings(metaclass=AdvisingType, advice=LACKING):
         object.__setattr__(self, "learning_rate", rate)
         clips = [
             name
-            for name in (*updates.GRADIENT_RULES, *updates.NORMS)
+            for name in (*updates.GRADIENT_RULES, *updates.NORM_LIMITS)
             if getattr(self, name) is not None
         ]
         for name, check in (CHECKS | dict.fromkeys(clips, scalars.positive)).items():
@@ -249,7 +249,7 @@ class NormLimit(NamedTuple):
 
 
 def norm_limit_of(optimizer: Optimizer) -> NormLimit | None:
-    for name, by_variable in updates.NORMS.items():
+    for name, by_variable in updates.NORM_LIMITS.items():
         limit = getattr(optimizer, name, None)
         if limit is not None:
             return NormLimit(limit, by_variable)
@@ -310,7 +310,7 @@ def coefficients_of(
     optimizer: Optimizer,
     first_step: int,
     rates: Rates,
-    groups: Sequence[updates.ParameterGroup] = updates.WHOLE,
+    groups: Sequence[updates.ParameterGroup] = updates.ONE_GROUP,
     averaged_from: int = 0,
 ) -> Rates:
     """Return the numbers that each step takes, one group of parameters after the other.

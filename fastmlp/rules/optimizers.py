@@ -659,7 +659,7 @@ OPTIMIZERS: dict[str, type] = {
     for kind in (SGD, RMSprop, Adagrad, Adam, AdamW, Nadam, ScheduleFreeAdamW)
 }
 # Words of other libraries, by name or by sentence of advice.
-SYNONYMS = {
+OPTIMIZER_SYNONYMS = {
     "sgd": "gd gradient_descent stochastic_gradient_descent",
     "schedulefreeadamw": "schedule_free schedule_free_adamw adamw_schedulefree "
     "adamwschedulefree",

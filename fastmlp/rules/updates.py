@@ -67,7 +67,7 @@ GRADIENT_RULES: dict[str, GradientRule] = {"clipvalue": clip}
 
 # Settings that clip by norm; True: each variable has a norm,
 # a layer's weights or its biases.
-NORMS: dict[str, bool] = {"clipnorm": True, "global_clipnorm": False}
+NORM_LIMITS: dict[str, bool] = {"clipnorm": True, "global_clipnorm": False}
 
 
 def norm_factor(norm: float, limit: float) -> float:
@@ -219,7 +219,7 @@ class ParameterGroup(NamedTuple):
         return optimizer if self.decays else replace(optimizer, weight_decay=0.0)
 
 
-WHOLE = (ParameterGroup(),)
+ONE_GROUP = (ParameterGroup(),)
 
 
 class ParameterGroups(NamedTuple):

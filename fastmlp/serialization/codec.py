@@ -94,7 +94,7 @@ def loss_from(spelled: Any, own: Own) -> Any:
     """The constructor of a loss checks its settings."""
     if not isinstance(spelled, dict) or "name" not in spelled:
         return rule_from(spelled, LOSSES, "loss", own)
-    return _made(spelled, losses.KINDS, "loss")
+    return _made(spelled, losses.SETTINGS_BY_KIND, "loss")
 
 
 def _made(spelled: Any, kinds: Mapping[str, Any], kind: str) -> Any:

@@ -13,7 +13,7 @@ from fastmlp.backends.protocol import Data, Engine
 from fastmlp.network.heads import refuse
 from fastmlp.network.spec import Network, make_layout
 from fastmlp.rules import activations, losses
-from fastmlp.rules.losses import LOSSES, SYNONYMS, Loss, are_weighted
+from fastmlp.rules.losses import LOSS_SYNONYMS, LOSSES, Loss, are_weighted
 from fastmlp.training.history import OF_DERIVATIVES
 from fastmlp.validation import Array, messages
 from fastmlp.validation.messages import needs, suggestion
@@ -145,7 +145,9 @@ def _known(name: str, who: str) -> Metric:
         scorers = get_scorer_names()
         others = " and scikit-learn's other scorers"
     if name not in scorers:
-        words = {key: words for key, words in SYNONYMS.items() if key in of_predictions}
+        words = {
+            key: words for key, words in LOSS_SYNONYMS.items() if key in of_predictions
+        }
         meant = suggestion(
             name, [*of_predictions, *OF_SCORERS, *scorers], {**words, **OF_SCORERS}
         )

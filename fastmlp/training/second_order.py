@@ -125,7 +125,7 @@ def _check_memory(network: Network, n_sets: int, who: str) -> None:
     of_matrix = matrix_bytes(n)
     of_rows = jacobian_bytes(n, n_sets, protocol.n_threads_of(None))
     n_bytes = of_matrix + of_rows
-    free = memory.available() if n_bytes > memory.SMALL else None
+    free = memory.available() if n_bytes > memory.UNCHECKED_BYTES else None
     if free is not None and n_bytes > free // MEMORY_SHARE:
         raise MemoryError(
             f"{who}: LevenbergMarquardt needs {memory.readable(n_bytes)}, "

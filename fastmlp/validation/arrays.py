@@ -248,7 +248,7 @@ def out_array(
     """Return `out` after checking it, or a new array if it is None."""
     if out is None:
         n_bytes = math.prod(shape) * kind.itemsize
-        if n_bytes > memory.SMALL:
+        if n_bytes > memory.UNCHECKED_BYTES:
             memory.require(n_bytes, who, f"predictions of shape {shape}")
         return np.empty(shape, kind)
     good = isinstance(out, np.ndarray) and out.shape == shape and out.dtype == kind

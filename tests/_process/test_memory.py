@@ -16,7 +16,7 @@ from fitting import in_threads
 
 from fastmlp import MLP
 from fastmlp._process import memory
-from fastmlp._process.memory import MOST_KEPT, BufferPool, FreeList
+from fastmlp._process.memory import MOST_BUFFERS, BufferPool, FreeList
 from fastmlp.backends.cpu.plan import plan
 from fastmlp.backends.cpu.predict import predictor, row_blocks
 from fastmlp.compiler.jit import INTERPRETED
@@ -35,7 +35,7 @@ def test_a_net_that_cannot_be_names_its_sizes(sizes: tuple[int, ...]) -> None:
 
 @pytest.fixture
 def little(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "SMALL", 0)
+    monkeypatch.setattr(memory, "UNCHECKED_BYTES", 0)
     monkeypatch.setattr(memory, "available", lambda: 1_000_000)
 
 
@@ -133,10 +133,10 @@ def test_kept_things_are_bounded_by_key_number_and_size() -> None:
     assert idle.take("c") is None
     assert (idle.take("b"), idle.take("a"), idle.take("b")) == (2, 1, None)
     idle = FreeList()
-    for thing in range(2 * MOST_KEPT):
+    for thing in range(2 * MOST_BUFFERS):
         idle.give("a", thing)
-    assert [idle.take("a") for _ in range(MOST_KEPT)] == [
-        *range(MOST_KEPT, 2 * MOST_KEPT)
+    assert [idle.take("a") for _ in range(MOST_BUFFERS)] == [
+        *range(MOST_BUFFERS, 2 * MOST_BUFFERS)
     ]
     assert idle.take("a") is None
     kept = BufferPool(100)
@@ -150,9 +150,9 @@ def test_kept_things_are_bounded_by_key_number_and_size() -> None:
     kept.give("a", 2, 101)
     assert (kept.take("a"), kept.take("a")) == (1, None)
     kept = BufferPool(100)
-    for thing in range(2 * MOST_KEPT):
+    for thing in range(2 * MOST_BUFFERS):
         kept.give("a", thing, 1)
-    assert kept.n_bytes == MOST_KEPT
+    assert kept.n_bytes == MOST_BUFFERS
     kept.clear()
     assert kept.take("a") is None
 

@@ -319,7 +319,7 @@ from numba.core.compiler_lock import global_compiler_lock
 from threading import Event, Thread
 
 held, done = Event(), Event()
-blocks.PATIENCE = 0.1
+blocks.FORK_PATIENCE = 0.1
 
 def hold():
     with blocks._lock, global_compiler_lock:

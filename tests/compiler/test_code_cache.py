@@ -52,8 +52,8 @@ def files_in(folder: Path) -> dict[str, tuple[int, bytes]]:
 
 def is_whole(path: Path) -> bool:
     content = path.read_bytes()
-    digest = content[: cache.DIGEST_BYTES]
-    payload = content[cache.DIGEST_BYTES :]
+    digest = content[: cache.CODE_DIGEST_BYTES]
+    payload = content[cache.CODE_DIGEST_BYTES :]
     return bool(payload) and hashlib.sha256(payload).digest() == digest
 
 

@@ -15,7 +15,7 @@ import pytest
 from conditions import DAMAGES, EVALUATE, IMPORTED, RIGHT, only_compiled
 
 from fastmlp.compiler import cache, target
-from fastmlp.compiler.target import BFMMLA, LEVELS, NEON, V3, V4, Host, level_of
+from fastmlp.compiler.target import BFMMLA, NEON, SHIPPED_NAMES, V3, V4, Host, level_of
 
 pytestmark = only_compiled
 
@@ -124,7 +124,8 @@ for dtype in ("float32", "float64"):
 
 @pytest.mark.slow
 @pytest.mark.skipif(
-    not (LEVEL and cache.shipped(LEVELS[LEVEL])), reason="there is no code of a wheel"
+    not (LEVEL and cache.shipped(SHIPPED_NAMES[LEVEL])),
+    reason="there is no code of a wheel",
 )
 def test_the_code_has_the_bits_of_code_that_is_compiled_here(
     python: Callable[..., str],
@@ -142,7 +143,7 @@ def test_the_code_has_the_bits_of_code_that_is_compiled_here(
 )
 def test_the_code_that_is_required_is_there() -> None:
     assert LEVEL is not None
-    assert cache.shipped(LEVELS[LEVEL])
+    assert cache.shipped(SHIPPED_NAMES[LEVEL])
 
 
 @pytest.fixture(autouse=True)
@@ -171,7 +172,7 @@ def brought(
     pack = f"""
 from pathlib import Path
 from fastmlp.compiler.cache import library, pack
-print(pack(Path({str(folder / "cache")!r}).rglob("*.code"), library({LEVELS[LEVEL]!r})))"""
+print(pack(Path({str(folder / "cache")!r}).rglob("*.code"), library({SHIPPED_NAMES[LEVEL]!r})))"""
     assert python(pack, **wheel) == "2\n"
     return folder
 
@@ -205,7 +206,7 @@ if hasattr(os, "fork"):
 
 
 def of_another_python(content: bytes) -> bytes:
-    head, _, code = content[cache.DIGEST_BYTES :].partition(b"\n")
+    head, _, code = content[cache.CODE_DIGEST_BYTES :].partition(b"\n")
     words = json.loads(head)
     words["for"][1] += 16
     payload = json.dumps(words).encode() + b"\n" + code
@@ -237,7 +238,12 @@ def test_code_that_cannot_be_taken_is_compiled_with_the_same_numbers(
     wheel = {"FASTMLP_CACHE": "0"}
     shutil.copytree(brought, folder)
     assert LEVEL is not None
-    file = folder / "fastmlp" / "compiler" / f"{LEVELS[LEVEL]}{cache.LIBRARY_SUFFIX}"
+    file = (
+        folder
+        / "fastmlp"
+        / "compiler"
+        / f"{SHIPPED_NAMES[LEVEL]}{cache.LIBRARY_SUFFIX}"
+    )
     if callable(change):
         file.write_bytes(change(file.read_bytes()))
     elif isinstance(change, dict):

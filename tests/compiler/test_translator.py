@@ -15,7 +15,7 @@ from numba.extending import register_jitable
 from fastmlp.backends import shuffle
 from fastmlp.backends.cpu import team
 from fastmlp.backends.cpu.kernels import elementwise, epoch, step
-from fastmlp.backends.cpu.kernels.rule_blocks import OTHERS, PHASES
+from fastmlp.backends.cpu.kernels.rule_blocks import OCCASIONAL_PHASES, PHASES
 from fastmlp.backends.cpu.predict import row_blocks, small_batch
 from fastmlp.compiler import block_of, call, hinted, njit
 from fastmlp.compiler.blocks import Block, NativeCode
@@ -484,7 +484,7 @@ def own_blocks() -> dict[str, Callable[[Any], Any]]:
     table: dict[str, Any] = {}
     for name, (factory, options) in PHASES.items():
         table[name] = lambda scalar, make=factory, way=options: make(scalar, **way)
-    table.update({factory.__name__: factory for factory in OTHERS})
+    table.update({factory.__name__: factory for factory in OCCASIONAL_PHASES})
     for module, names in (
         (epoch, ("train", "evaluate", "predict")),
         (step, ("objective",)),
@@ -494,7 +494,7 @@ def own_blocks() -> dict[str, Callable[[Any], Any]]:
         (small_batch, ("row_by_row", "small_batch")),
     ):
         table.update({name: getattr(module, name) for name in names})
-    table.update({factory.__name__: factory for factory in OTHERS})
+    table.update({factory.__name__: factory for factory in OCCASIONAL_PHASES})
     for name in ("averaged", "signed"):
         form: Any = {"averaged": name == "averaged", "signed": name == "signed"}
         table[f"penalised, {name}"] = partial(

@@ -21,7 +21,7 @@ from loss_cases import CASES, draw_targets, outputs_for
 
 from fastmlp import MLP, SGD, Adam, AdamW, Blocks, Cosine, Report, Status, fit_many
 from fastmlp._process import task_pool
-from fastmlp._process.memory import MOST_KEPT
+from fastmlp._process.memory import MOST_BUFFERS
 from fastmlp.backends.cpu import dispatch, limits, trainer, tuning, worker_pool
 from fastmlp.backends.cpu.dispatch import Autotuner
 from fastmlp.backends.cpu.session import Session
@@ -393,12 +393,12 @@ def test_buffers_serve_nets_in_turn_and_few_are_kept(
             [MLP((3, 4, 1), seed=i) for i in range(10)], X, Y, epochs=1, n_threads=1
         )
         assert len(alive) == 1
-        nets = [MLP((3, n, 1), seed=0) for n in range(5, 3 * MOST_KEPT)]
+        nets = [MLP((3, n, 1), seed=0) for n in range(5, 3 * MOST_BUFFERS)]
         fit_many(nets, X, Y, epochs=1, n_threads=1)
     finally:
         gc.enable()
     assert len(alive) == 1 + len(nets)
-    assert max(most) <= MOST_KEPT + 2
+    assert max(most) <= MOST_BUFFERS + 2
     trainer.TRAININGS.clear()
     assert not any(each() is not None for each in alive)
 

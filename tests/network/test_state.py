@@ -192,7 +192,7 @@ def used(kind: str) -> np.random.Generator:
     return generator
 
 
-@pytest.mark.parametrize("kind", random_state.KINDS)
+@pytest.mark.parametrize("kind", random_state.BIT_GENERATORS)
 def test_a_generator_goes_on_after_json(kind: str) -> None:
     generator = used(kind)
     back = random_state.from_state(
@@ -225,7 +225,7 @@ def replaced(state: Any, path: tuple[Any, ...], value: Any) -> Any:
     return copy
 
 
-@pytest.mark.parametrize("kind", random_state.KINDS)
+@pytest.mark.parametrize("kind", random_state.BIT_GENERATORS)
 @pytest.mark.parametrize(
     "wrong", [-1, 1 << 128, 1.5, True, None, "1", [], {}], ids=repr
 )
@@ -261,7 +261,7 @@ def test_what_is_no_state_is_refused(state: Any) -> None:
         random_state.from_state(state)
 
 
-@pytest.mark.parametrize("kind", random_state.KINDS)
+@pytest.mark.parametrize("kind", random_state.BIT_GENERATORS)
 def test_lists_and_names_must_be_those_of_the_kind(kind: str) -> None:
     state = random_state.state_of(used(kind))
     for path in leaves(state):
@@ -282,7 +282,7 @@ def test_a_generator_of_ones_own_cannot_be_written() -> None:
         random_state.state_of(np.random.Generator(Own(0)))
 
 
-@pytest.mark.parametrize("kind", random_state.KINDS)
+@pytest.mark.parametrize("kind", random_state.BIT_GENERATORS)
 @pytest.mark.parametrize("n_normals", [0, 1, 2])
 def test_an_older_generator_goes_on_after_json(kind: str, n_normals: int) -> None:
     """It makes normal numbers by twos, and keeps the second."""

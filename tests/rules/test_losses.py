@@ -13,7 +13,14 @@ import pytest
 from loss_cases import CASES, SETTINGS, constants_of, outputs_for
 
 from fastmlp import MLP, BinaryFocal, Focal, Loss, Quantile, Tweedie
-from fastmlp.rules.losses import KINDS, LINKS, LOSSES, of_settings, spelled, unsmoothed
+from fastmlp.rules.losses import (
+    LINKS,
+    LOSSES,
+    SETTINGS_BY_KIND,
+    of_settings,
+    spelled,
+    unsmoothed,
+)
 
 each_loss = pytest.mark.parametrize("name", CASES)
 
@@ -155,7 +162,7 @@ def test_a_loss_is_found_again_from_what_a_file_says(name: str) -> None:
     settings = SETTINGS[name]
     record = of_settings(settings)
     assert json.loads(json.dumps(record)) == record
-    again = KINDS[record.pop("name")](**record)
+    again = SETTINGS_BY_KIND[record.pop("name")](**record)
     assert again == settings
     assert hash(again) == hash(settings)
     assert spelled(settings.loss) == settings

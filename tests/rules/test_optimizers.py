@@ -33,7 +33,7 @@ from fastmlp.rules.schedules import (
     StepDecay,
     Warmup,
 )
-from fastmlp.rules.updates import GRADIENT_RULES, NORMS, clip, norm_factor
+from fastmlp.rules.updates import GRADIENT_RULES, NORM_LIMITS, clip, norm_factor
 
 # Every optimizer as it comes, and the forms that other settings call for.
 FORMS: list[Any] = [kind(0.05) for kind in OPTIMIZERS.values()] + [
@@ -191,7 +191,7 @@ def test_settings_in_use_are_shown_and_clipping_adds_no_coefficient() -> None:
     assert (
         SGD(0.1, clipnorm=1) == SGD(0.1, clipnorm=1.0) != SGD(0.1, global_clipnorm=1.0)
     )
-    for name, by_variable in NORMS.items():
+    for name, by_variable in NORM_LIMITS.items():
         settings: dict[str, Any] = {name: 2}
         limited = Adam(0.01, **settings)
         assert norm_limit_of(limited) == (2.0, by_variable)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastmlp.rules.columns import BOUND, LARGEST, NumberStep
+from fastmlp.rules.columns import BOUND, LARGEST_SCALED, NumberStep
 from fastmlp.tabular import (
     MissingMarks,
     OneHotLevels,
@@ -95,7 +95,9 @@ def test_pieces_in_short_have_the_bits_of_pieces(n_bins: int, n: int) -> None:
 
 def clipped(X: Any, center: Any, factor: Any) -> Any:
     with np.errstate(over="ignore", invalid="ignore"):
-        z = np.clip((X - center) * factor, -LARGEST, LARGEST).astype(np.float32)
+        z = np.clip((X - center) * factor, -LARGEST_SCALED, LARGEST_SCALED).astype(
+            np.float32
+        )
     z[np.isnan(z)] = 0
     return z / np.sqrt(1 + np.square(z * np.float32(1 / BOUND)))
 

@@ -597,7 +597,7 @@ def test_rows_to_validate_on_that_do_not_fit(
     """They are refused while they are read, and the net is as it was."""
     net = regression()
     before = net.parameters.tobytes()
-    monkeypatch.setattr(memory, "SMALL", 0)
+    monkeypatch.setattr(memory, "UNCHECKED_BYTES", 0)
     monkeypatch.setattr(memory, "available", lambda: 15_000)
     with pytest.raises(
         MemoryError, match=r"validation_data: to hold all rows of the source needs"
@@ -614,7 +614,7 @@ def test_large_maps_are_read_in_blocks(
     nets = [regression() for _ in range(3)]
     nets[0].fit(X, Y, epochs=1, sample_weight=WEIGHT)
     nets[1].fit(mapped, Y, epochs=1, sample_weight=WEIGHT)
-    monkeypatch.setattr(memory, "SMALL", 0)
+    monkeypatch.setattr(memory, "UNCHECKED_BYTES", 0)
     monkeypatch.setattr(memory, "available", lambda: mapped.nbytes)
     with pytest.warns(
         UserWarning, match=r"X is a memory map of 40 KB, and 40 KB .* in blocks"

@@ -407,11 +407,11 @@ def test_expanded_rows_become_an_array_by_a_copy() -> None:
 
 
 TABLES: dict[str, tuple[Any, Any]] = {
-    "activation": (activations.RULES, activations.SYNONYMS),
-    "loss": (losses.LOSSES, losses.SYNONYMS),
-    "optimizer": (optimizers.OPTIMIZERS, optimizers.SYNONYMS),
+    "activation": (activations.RULES, activations.ACTIVATION_SYNONYMS),
+    "loss": (losses.LOSSES, losses.LOSS_SYNONYMS),
+    "optimizer": (optimizers.OPTIMIZERS, optimizers.OPTIMIZER_SYNONYMS),
     "penalty": (updates.PENALTIES, updates.PENALTY_SYNONYMS),
-    "initializer": (initializers.INITIALIZERS, initializers.SYNONYMS),
+    "initializer": (initializers.INITIALIZERS, initializers.INITIALIZER_SYNONYMS),
     "device": (("cpu", "cuda"), resolve.DEVICES),
 }
 

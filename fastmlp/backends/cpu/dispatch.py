@@ -21,7 +21,7 @@ from fastmlp.backends.cpu import limits, tuning, worker_pool
 from fastmlp.backends.cpu.plan.partition import Partition, form_of, partition_of
 from fastmlp.backends.cpu.plan.records import address, fields_of, fields_of_each
 from fastmlp.backends.cpu.session import Session
-from fastmlp.backends.cpu.team import JOINED, MOST, constants_of
+from fastmlp.backends.cpu.team import JOINED, MOST_THREADS, constants_of
 from fastmlp.compiler import COMPILER, Block, block_of, fma, njit, prange
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.compiler.memory import Record, load_acquire, record_at, row
@@ -70,7 +70,7 @@ def pays(work: Work, n_threads: int) -> bool:
     """True if a team of this size finishes the work clearly sooner than one thread."""
     if INTERPRETED or n_threads < 2 or work.flops <= tuning.LEAST_FLOPS * work.n_joins:
         return False
-    seconds = work.flops / tuning.RATE
+    seconds = work.flops / tuning.FLOP_RATE
     if _seen(seconds) > tuning.WORTH_COMPILING:
         costs = _recent(n_threads)
     else:
@@ -362,7 +362,7 @@ def threads_for(work: Work, kind: tuple[Any, ...], limit: int) -> Threads:
     most = limits.free_threads(limit)
     tuner = tuner_for((*kind, most))
     n = most if pays(work, most) and tuner.wants_team() else 1
-    seconds = work.flops / tuning.RATE
+    seconds = work.flops / tuning.FLOP_RATE
     patient = not 0 < seconds < tuning.PATIENT_SECONDS
     return Threads(n, pieces_of(work, n), patient, tuner)
 
@@ -468,7 +468,7 @@ class LedCalls:
         ahead = self._next_calls[order]
         most = self._most()
         start = time.perf_counter()
-        is_long = flops / tuning.RATE >= tuning.PATIENT_SECONDS
+        is_long = flops / tuning.FLOP_RATE >= tuning.PATIENT_SECONDS
         ahead["n"] = 1
         ahead["left"] = 1 if is_long else tuning.LED_CALLS
         if most == 1 or _seen(0.0) <= tuning.WORTH_COMPILING:
@@ -540,7 +540,7 @@ class LedCalls:
         """Have a team of this process's pool; a forked child's pool is another one."""
         pool = worker_pool.pool()
         fields = self._fields
-        n_threads = min(self.n_threads, MOST)
+        n_threads = min(self.n_threads, MOST_THREADS)
         if self._pool is not pool:
             fields["team"] = address(pool.lend(n_threads, self._pieces, self))
             self._pool = pool

@@ -27,7 +27,7 @@ from fastmlp.validation import Array
 # Multiply-adds that a parameter's update and its copy to the flat vector count as.
 UPDATE_PRODUCTS = 16
 # Most multiply-adds of a step in one call, for which signals wait: 17 ms at 60 GFLOP/s.
-MOST_PRODUCTS = 1 << 29
+MOST_STEP_PRODUCTS = 1 << 29
 
 
 def is_quick(network: Network, session: Session) -> bool:
@@ -187,7 +187,7 @@ class QuickStep:
         layout = self._engine.network.layout
         size = None
         products = products_of(layout, n_rows * engine.network.passes)
-        if products <= MOST_PRODUCTS:
+        if products <= MOST_STEP_PRODUCTS:
             partition = engine.partition(n_rows)
             work = self._trainer.work_of(partition).times(-(-n_rows // partition.rows))
             is_alone = engine.n_threads == 1 or work.flops <= ALONE_FLOPS

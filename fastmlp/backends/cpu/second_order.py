@@ -1,10 +1,11 @@
 """The Gauss-Newton equations of a net and its rows:
 their matrix by tiles, and its Cholesky factor.
 
-Both are upper triangles of block columns of `BLOCK` parameters: block column K has the
-rows of the blocks 0 to K, in panels. So half of the tiles are computed and stored. Both
-have one more column: the negative gradient, which the factorization solves on its way.
-Each number is a chain of multiply-adds in one order: bits do not depend on the threads.
+Both are upper triangles of block columns of `BLOCK_SIZE` parameters: block column K has
+the rows of the blocks 0 to K, in panels. So half of the tiles are computed and stored.
+Both have one more column: the negative gradient, which the factorization solves on its
+way. Each number is a chain of multiply-adds in one order: bits do not depend on the
+threads.
 """
 
 from collections.abc import Callable, Sequence
@@ -41,8 +42,8 @@ from fastmlp.validation import Array
 # Bytes of a block of the Jacobian, which stay in a cache,
 # and its least and most rows: a multiple of a product's blocks of sums.
 JACOBIAN_BYTES = 1 << 20
-LEAST_ROWS = 96
-MOST_ROWS = 384
+LEAST_BLOCK_ROWS = 96
+MOST_BLOCK_ROWS = 384
 
 
 class GaussNewton:
@@ -109,7 +110,7 @@ class GaussNewton:
         n_panels = -(-(self._n + 1) // lanes)
         width = round_up(max(sizes), lanes)
         most = JACOBIAN_BYTES // (8 * n_panels * lanes)
-        height = min(max(most, LEAST_ROWS), MOST_ROWS)
+        height = min(max(most, LEAST_BLOCK_ROWS), MOST_BLOCK_ROWS)
         derived = data.derivatives is not None
         n_sets = n_out * (1 + sizes[0]) if derived else n_out
         row_block = max(round_up(height // n_sets, VECTORS * lanes), VECTORS * lanes)
@@ -144,7 +145,7 @@ class GaussNewton:
         places = self._places(network)
         buffers = aligned(self._runner.n_threads * n_bytes // 8, np.float64)
         panel = row_block * n_sets * lanes * 8
-        panels = aligned((n_panels + BLOCK // lanes) * panel // 8, np.float64)
+        panels = aligned((n_panels + BLOCK_SIZE // lanes) * panel // 8, np.float64)
         record = aligned(1, JacobianRows.dtype)
         fields = {
             "net": address(self._flat.net),
@@ -212,19 +213,19 @@ class GaussNewton:
         point the job's record to them. The gradient has a column of tiles, but no row.
         """
         n, job = self._n, self.job
-        n_blocks = -(-(n + 1) // BLOCK)
-        n_row_blocks = -(-n // BLOCK)
+        n_blocks = -(-(n + 1) // BLOCK_SIZE)
+        n_row_blocks = -(-n // BLOCK_SIZE)
         tiles = np.array(
             [(i, k) for k in range(n_blocks) for i in range(min(k + 1, n_row_blocks))],
             np.int64,
         )
-        triangle = n_blocks * (n_blocks + 1) // 2 * BLOCK**2
+        triangle = n_blocks * (n_blocks + 1) // 2 * BLOCK_SIZE**2
         self._gram, self._factor = (
             aligned(triangle, np.float64),
             aligned(triangle, np.float64),
         )
-        more = [aligned(n_blocks * BLOCK**2, np.float64) for _ in range(2)]
-        dense = aligned(3 * BLOCK**2, np.float64)
+        more = [aligned(n_blocks * BLOCK_SIZE**2, np.float64) for _ in range(2)]
+        dense = aligned(3 * BLOCK_SIZE**2, np.float64)
         self._gradient, self._shift, self._step = (
             aligned(n, np.float64) for _ in range(3)
         )
@@ -253,11 +254,11 @@ class GaussNewton:
         for name, value in fields.items():
             job[name] = value
         i = np.arange(n)
-        k = i // BLOCK
-        p = i % BLOCK
+        k = i // BLOCK_SIZE
+        p = i % BLOCK_SIZE
         lanes = lanes_of(np.float64)
-        within = p // lanes * (k + 1) * BLOCK * lanes + i * lanes + p % lanes
-        self._diagonal_places = k * (k + 1) // 2 * BLOCK**2 + within
+        within = p // lanes * (k + 1) * BLOCK_SIZE * lanes + i * lanes + p % lanes
+        self._diagonal_places = k * (k + 1) // 2 * BLOCK_SIZE**2 + within
 
     def objective(self, parameters: Array) -> tuple[float, Array]:
         return self._objective(parameters)
@@ -283,7 +284,7 @@ class GaussNewton:
         """
         np.negative(gradient[self.trained], out=self._gradient)
         np.add(self._decay, damping, out=self._shift)
-        work = Work(self._n**3 / 3, 2 * (self._n // BLOCK + 1))
+        work = Work(self._n**3 / 3, 2 * (self._n // BLOCK_SIZE + 1))
         self._runner.run(cholesky, self, work)
         return None if self.job["failed"] else self._step.copy()
 
@@ -293,11 +294,11 @@ class GaussNewton:
         lanes = lanes_of(np.float64)
         result = np.zeros((n, n))
         j = np.arange(n)
-        k = j // BLOCK
-        p = j % BLOCK
+        k = j // BLOCK_SIZE
+        p = j % BLOCK_SIZE
         base = (
-            k * (k + 1) // 2 * BLOCK**2
-            + p // lanes * (k + 1) * BLOCK * lanes
+            k * (k + 1) // 2 * BLOCK_SIZE**2
+            + p // lanes * (k + 1) * BLOCK_SIZE * lanes
             + p % lanes
         )
         for i in range(n):
@@ -307,7 +308,7 @@ class GaussNewton:
 
 # Columns of a block: whole strips,
 # and whole tiles of two or three panels of 4 or 8 numbers.
-BLOCK = 48
+BLOCK_SIZE = 48
 
 
 class System(Record):
@@ -365,16 +366,20 @@ def _gauss_newton(scalar: Scalar, *, derived: bool) -> Callable[[int], None]:
             tile = row(own.tiles, 2 * own.n_tiles, np.int64)
             i = tile[2 * index]
             k = tile[2 * index + 1]
-            stride = (k + 1) * BLOCK * vector
-            c = own.gram + k * (k + 1) // 2 * BLOCK * BLOCK * size + i * BLOCK * vector
+            stride = (k + 1) * BLOCK_SIZE * vector
+            c = (
+                own.gram
+                + k * (k + 1) // 2 * BLOCK_SIZE * BLOCK_SIZE * size
+                + i * BLOCK_SIZE * vector
+            )
             start = Start(own.zeros, 0, 0)
             if more:
                 start = Start(c, vector, stride)
-            a = rows.panels + i * (BLOCK // lanes) * rows.panel
-            b = rows.panels + k * (BLOCK // lanes) * rows.panel
+            a = rows.panels + i * (BLOCK_SIZE // lanes) * rows.panel
+            b = rows.panels + k * (BLOCK_SIZE // lanes) * rows.panel
             factors = Operands(b, rows.panel, a, rows.panel, depth)
-            n_columns = min(BLOCK, own.n + 1 - k * BLOCK)
-            shape = Shape(n_columns, min(BLOCK, own.n - i * BLOCK))
+            n_columns = min(BLOCK_SIZE, own.n + 1 - k * BLOCK_SIZE)
+            shape = Shape(n_columns, min(BLOCK_SIZE, own.n - i * BLOCK_SIZE))
             to = Panels(c, stride)
             call(own.product, (to, start, factors, Epilogue(STORE, 0), shape, 0))
 
@@ -399,8 +404,8 @@ def _row_of_tiles(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
     lanes = lanes_of(scalar)
     size = np.dtype(scalar).itemsize
     vector = lanes * size
-    panels_of_block = BLOCK // lanes
-    tile_bytes = BLOCK * BLOCK * size
+    panels_of_block = BLOCK_SIZE // lanes
+    tile_bytes = BLOCK_SIZE * BLOCK_SIZE * size
 
     @njit
     def copy(source: Any, target: Any, n: Any, factor: Any) -> None:
@@ -418,25 +423,25 @@ def _row_of_tiles(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
             own = of[0]
             j = k + int(np.int64(index))
             place = j * (j + 1) // 2 * tile_bytes
-            stride = (j + 1) * BLOCK * vector
-            start = own.gram + place + k * BLOCK * vector
+            stride = (j + 1) * BLOCK_SIZE * vector
+            start = own.gram + place + k * BLOCK_SIZE * vector
             c = own.strip + j * tile_bytes
             if k == 0:
                 for p in range(panels_of_block):
                     copy(
                         start + p * stride,
-                        c + p * BLOCK * vector,
-                        BLOCK * lanes,
+                        c + p * BLOCK_SIZE * vector,
+                        BLOCK_SIZE * lanes,
                         scalar(1),
                     )
             else:
-                to = Panels(c, BLOCK * vector)
+                to = Panels(c, BLOCK_SIZE * vector)
                 tile = Start(start, vector, stride)
                 b = own.factor + place
-                depth = k * BLOCK
+                depth = k * BLOCK_SIZE
                 factors = Operands(b, stride, own.negated, depth * vector, depth)
-                n_columns = min(BLOCK, own.n + 1 - j * BLOCK)
-                shape = Shape(n_columns, min(BLOCK, own.n - k * BLOCK))
+                n_columns = min(BLOCK_SIZE, own.n + 1 - j * BLOCK_SIZE)
+                shape = Shape(n_columns, min(BLOCK_SIZE, own.n - k * BLOCK_SIZE))
                 call(own.product, (to, tile, factors, Epilogue(STORE, 0), shape, 0))
 
     @njit(parallel=True)
@@ -446,14 +451,14 @@ def _row_of_tiles(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
             own = of[0]
             j = k + 1 + int(np.int64(index))
             place = j * (j + 1) // 2 * tile_bytes
-            stride = (j + 1) * BLOCK * vector
-            to = Panels(own.factor + place + k * BLOCK * vector, stride)
+            stride = (j + 1) * BLOCK_SIZE * vector
+            to = Panels(own.factor + place + k * BLOCK_SIZE * vector, stride)
             start = Start(own.zeros, 0, 0)
             tile = own.strip + j * tile_bytes
             inverse = own.dense + 2 * tile_bytes
-            down = BLOCK * vector
-            factors = Operands(tile, down, inverse, down, BLOCK)
-            shape = Shape(min(BLOCK, own.n + 1 - j * BLOCK), BLOCK)
+            down = BLOCK_SIZE * vector
+            factors = Operands(tile, down, inverse, down, BLOCK_SIZE)
+            shape = Shape(min(BLOCK_SIZE, own.n + 1 - j * BLOCK_SIZE), BLOCK_SIZE)
             call(own.product, (to, start, factors, Epilogue(STORE, 0), shape, 0))
 
     return copy, subtract_products, scale_row
@@ -464,7 +469,7 @@ def _tile(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
     lanes = lanes_of(scalar)
     size = np.dtype(scalar).itemsize
     vector = lanes * size
-    panels_of_block = BLOCK // lanes
+    panels_of_block = BLOCK_SIZE // lanes
 
     @njit
     def factor_tile(dense: int, n: int, width: int) -> int:
@@ -472,14 +477,14 @@ def _tile(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
         return 1 if a pivot is not positive.
         """
         for i in range(n):
-            pivots = row(dense + i * BLOCK * size, width, scalar)
+            pivots = row(dense + i * BLOCK_SIZE * size, width, scalar)
             if not (pivots[i] > scalar(0)):
                 return 1
             scale = scalar(1) / np.sqrt(pivots[i])
             for j in range(i, width):
                 pivots[j] *= scale
             for r in range(i + 1, n):
-                numbers = row(dense + r * BLOCK * size, width, scalar)
+                numbers = row(dense + r * BLOCK_SIZE * size, width, scalar)
                 factor = pivots[r]
                 for j in range(r, width):
                     numbers[j] -= factor * pivots[j]
@@ -489,11 +494,11 @@ def _tile(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
     def invert_tile(dense: int, inverse: int, n: int) -> None:
         """The inverse of an upper triangle, by rows."""
         for i in range(n):
-            numbers = row(inverse + i * BLOCK * size, n, scalar)
+            numbers = row(inverse + i * BLOCK_SIZE * size, n, scalar)
             for j in range(n):
                 numbers[j] = scalar(1) if i == j else scalar(0)
             for t in range(i, n):
-                pivots = row(dense + t * BLOCK * size, n, scalar)
+                pivots = row(dense + t * BLOCK_SIZE * size, n, scalar)
                 numbers[t] /= pivots[t]
                 factor = numbers[t]
                 for j in range(t + 1, n):
@@ -501,10 +506,10 @@ def _tile(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
 
     @njit
     def into_panels(dense: int, panels: int, stride: int) -> None:
-        for r in range(BLOCK):
+        for r in range(BLOCK_SIZE):
             for p in range(panels_of_block):
                 numbers = row(panels + p * stride + r * vector, lanes, scalar)
-                source = row(dense + (r * BLOCK + p * lanes) * size, lanes, scalar)
+                source = row(dense + (r * BLOCK_SIZE + p * lanes) * size, lanes, scalar)
                 for i in range(lanes):
                     numbers[i] = source[i]
 
@@ -518,7 +523,7 @@ def _diagonal(scalar: Scalar) -> Callable[[System, int], int]:
     lanes = lanes_of(scalar)
     size = np.dtype(scalar).itemsize
     vector = lanes * size
-    tile_bytes = BLOCK * BLOCK * size
+    tile_bytes = BLOCK_SIZE * BLOCK_SIZE * size
     factor_tile, invert_tile, into_panels = _tile(scalar)
 
     @njit
@@ -526,21 +531,21 @@ def _diagonal(scalar: Scalar) -> Callable[[System, int], int]:
         """Factor the tile of the diagonal; return 1 if that fails."""
         dense = job.dense
         strip = job.strip + k * tile_bytes
-        n = min(BLOCK, job.n - k * BLOCK)
-        width = min(BLOCK, job.n + 1 - k * BLOCK)
+        n = min(BLOCK_SIZE, job.n - k * BLOCK_SIZE)
+        width = min(BLOCK_SIZE, job.n + 1 - k * BLOCK_SIZE)
         shift = row(job.shift, job.n, scalar)
         for r in range(n):
-            numbers = row(dense + r * BLOCK * size, BLOCK, scalar)
+            numbers = row(dense + r * BLOCK_SIZE * size, BLOCK_SIZE, scalar)
             for j in range(width):
-                place = strip + j // lanes * BLOCK * vector + r * vector
+                place = strip + j // lanes * BLOCK_SIZE * vector + r * vector
                 numbers[j] = row(place, lanes, scalar)[j % lanes]
-            numbers[r] += shift[k * BLOCK + r]
+            numbers[r] += shift[k * BLOCK_SIZE + r]
         if factor_tile(dense, n, width):
             return 1
         invert_tile(dense, dense + tile_bytes, n)
-        into_panels(dense + tile_bytes, dense + 2 * tile_bytes, BLOCK * vector)
-        place = job.factor + k * (k + 1) // 2 * tile_bytes + k * BLOCK * vector
-        into_panels(dense, place, (k + 1) * BLOCK * vector)
+        into_panels(dense + tile_bytes, dense + 2 * tile_bytes, BLOCK_SIZE * vector)
+        place = job.factor + k * (k + 1) // 2 * tile_bytes + k * BLOCK_SIZE * vector
+        into_panels(dense, place, (k + 1) * BLOCK_SIZE * vector)
         return 0
 
     return diagonal
@@ -551,14 +556,14 @@ def _last_column(scalar: Scalar) -> tuple[Callable[..., Any], ...]:
     lanes = lanes_of(scalar)
     size = np.dtype(scalar).itemsize
     vector = lanes * size
-    tile_bytes = BLOCK * BLOCK * size
+    tile_bytes = BLOCK_SIZE * BLOCK_SIZE * size
 
     @njit
     def element(first: int, i: int, j: int) -> int:
         """The address of row i of column j."""
-        k = j // BLOCK
-        p = j % BLOCK
-        stride = (k + 1) * BLOCK * vector
+        k = j // BLOCK_SIZE
+        p = j % BLOCK_SIZE
+        stride = (k + 1) * BLOCK_SIZE * vector
         within = p // lanes * stride + i * vector + p % lanes * size
         return first + k * (k + 1) // 2 * tile_bytes + within
 
@@ -593,8 +598,8 @@ def cholesky(scalar: Scalar) -> Callable[[int], None]:
     lanes = lanes_of(scalar)
     size = np.dtype(scalar).itemsize
     vector = lanes * size
-    panels_of_block = BLOCK // lanes
-    tile_bytes = BLOCK * BLOCK * size
+    panels_of_block = BLOCK_SIZE // lanes
+    tile_bytes = BLOCK_SIZE * BLOCK_SIZE * size
     copy, subtract_products, scale_row = _row_of_tiles(scalar)
     diagonal = _diagonal(scalar)
     write_gradient, substitute = _last_column(scalar)
@@ -607,12 +612,12 @@ def cholesky(scalar: Scalar) -> Callable[[int], None]:
         of = records_at(address, 1, System)
         write_gradient(job)
         job.failed = 0
-        for k in range((job.n + BLOCK - 1) // BLOCK):
+        for k in range((job.n + BLOCK_SIZE - 1) // BLOCK_SIZE):
             if job.failed == 0:
                 source = job.factor + k * (k + 1) // 2 * tile_bytes
                 for p in range(panels_of_block):
-                    height = k * BLOCK
-                    panel = source + p * (height + BLOCK) * vector
+                    height = k * BLOCK_SIZE
+                    panel = source + p * (height + BLOCK_SIZE) * vector
                     copy(
                         panel,
                         job.negated + p * height * vector,

@@ -54,7 +54,7 @@ from fastmlp.backends.cpu.plan.plan import (
     make_workspace,
 )
 from fastmlp.backends.cpu.plan.records import (
-    NONE,
+    STORE_NO_COPY_PAST,
     BlockAddresses,
     Job,
     Layer,
@@ -655,7 +655,9 @@ class Session:
         if workspace.train:
             self.blocks["transposes"](self._address)
         if any(workspace.paired) and workspace.train:
-            self.blocks["pair_tiles"](self._address, 0, len(self.plan.tiles), NONE)
+            self.blocks["pair_tiles"](
+                self._address, 0, len(self.plan.tiles), STORE_NO_COPY_PAST
+            )
         elif any(workspace.paired):
             self.blocks["pair_weights"](self._address, flat)
 

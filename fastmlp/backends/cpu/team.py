@@ -62,7 +62,7 @@ LINE = 128
 GENERATION = 0
 JOINED = LINE
 CONSTANT = 2 * LINE
-PARTS = 3 * LINE
+PART_LINES = 3 * LINE
 POSTED = JOINED + 8
 LEFT = JOINED + 16
 WOKEN = JOINED + 24
@@ -72,7 +72,7 @@ DONE = 8
 TAKEN = 16
 FINISHED = 24
 # The number of threads has one byte of the generation's word.
-MOST = 255
+MOST_THREADS = 255
 STOPPED = -1
 
 
@@ -105,13 +105,13 @@ def make_team(limit: int, pieces: int = 1) -> NDArray[np.int64]:
     pieces : into how many pieces a part is cut, at most `MOST_PIECES`
     """
     words = LINE // 8
-    n = PARTS // 8 + min(limit, MOST) * LINE // 8
+    n = PART_LINES // 8 + min(limit, MOST_THREADS) * LINE // 8
     memory = np.zeros(n + words, np.int64)
     skip = -memory.ctypes.data % LINE // 8
     team = memory[skip : skip + n]
     team[POSTED // 8] = -1
     constants = (
-        min(limit, MOST),
+        min(limit, MOST_THREADS),
         yield_core(),
         _share_address(),
         min(pieces, MOST_PIECES),
@@ -125,7 +125,7 @@ def renew(team: NDArray[np.int64]) -> NDArray[np.int64]:
     for another call of as many threads and pieces: 11 -> 3 us, between long steps.
     """
     team[: CONSTANT // 8] = 0
-    team[PARTS // 8 :] = 0
+    team[PART_LINES // 8 :] = 0
     team[POSTED // 8] = -1
     return team
 
@@ -169,7 +169,7 @@ def spin(team: int, spins: int) -> int:
 @njit
 def _take(team: int, generation: int, n_threads: int, t: int) -> None:
     """Do part t of a generation, unless another thread has claimed it."""
-    claim = team + PARTS + t * LINE
+    claim = team + PART_LINES + t * LINE
     before = load_acquire(claim)
     if before < generation and exchange_if(claim, before, generation):
         command = record_at(team, Command)
@@ -189,8 +189,8 @@ def _next_piece(word: int, generation: int, pieces: int, back: int) -> int:
     """
     while True:
         before = load_acquire(word)
-        front = before >> 8 & MOST
-        rear = before & MOST
+        front = before >> 8 & MOST_THREADS
+        rear = before & MOST_THREADS
         if before >> 16 < generation:
             front, rear = 0, 0
         if before >> 16 > generation or front + rear >= pieces:
@@ -203,7 +203,7 @@ def _next_piece(word: int, generation: int, pieces: int, back: int) -> int:
 @njit
 def _do_pieces(team: int, generation: int, n_threads: int, t: int, thread: int) -> None:
     """The remaining pieces of part t, this thread's or another thread's."""
-    line = team + PARTS + t * LINE
+    line = team + PART_LINES + t * LINE
     pieces = constants_of(team).pieces
     while True:
         piece = _next_piece(line + TAKEN, generation, pieces, 0 if t == thread else 1)
@@ -264,18 +264,18 @@ def share(scalar: Any) -> Callable[[int, int, int, int], None]:
         command.environment = environment
         if pieces > 1:
             for t in range(n_threads):
-                store_release(team + PARTS + t * LINE + FINISHED, 0)
+                store_release(team + PART_LINES + t * LINE + FINISHED, 0)
             store_release(team + GENERATION, generation << 8 | n_threads)
             _do_all_pieces(team, generation, n_threads, 0)
             for t in range(n_threads):
-                _wait(team, team + PARTS + t * LINE + FINISHED, pieces)
+                _wait(team, team + PART_LINES + t * LINE + FINISHED, pieces)
             return
         store_release(team + GENERATION, generation << 8 | n_threads)
         call(block, (environment, 0, n // n_threads, 0))
         for t in range(1, n_threads):
             _take(team, generation, n_threads, t)
         for t in range(1, n_threads):
-            _wait(team, team + PARTS + t * LINE + DONE, generation)
+            _wait(team, team + PART_LINES + t * LINE + DONE, generation)
 
     return share_work
 
@@ -295,7 +295,7 @@ def _assist(team: int, worker: int) -> None:
             continue
         seen = word
         spins = 0
-        n_threads = word & MOST
+        n_threads = word & MOST_THREADS
         if worker < n_threads and constants_of(team).pieces > 1:
             _do_all_pieces(team, word >> 8, n_threads, worker)
         elif worker < n_threads:

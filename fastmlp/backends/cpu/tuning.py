@@ -132,7 +132,7 @@ SUMMED_ROWS = 512
 
 # Operations a second of one thread: 60 to 180 GFLOP/s are measured.
 # A rate too high errs on the side of one thread.
-RATE = 1.2e11
+FLOP_RATE = 1.2e11
 # Bytes a second that a core fetches of another core's last writes:
 # 1.8 MB of weights in 0.4 ms (784-512-512-10, 2 threads).
 FETCH_RATE = 4e9
@@ -270,13 +270,13 @@ STAGED_PRODUCTS = 1_000_000
 # -> this: 643 -> 638 us (23-256-256-1@256, 1 thread), 4.60 -> 4.54 ms (SimBa).
 STAGED_BYTES = 1 << 14
 # Tiles of rows that share one reading of the weights, rows by vectors of outputs: for
-# more than `FEW_ROWS` rows, for so few, and for two. 98 -> 70 us (2 x 784 x 512, 4 x 3
+# more than `SECOND_TILE_ROWS` rows, for so few, and for two. 98 -> 70 us (2 x 784 x 512, 4 x 3
 # -> 2 x 4, AVX2). With 32 registers 8 rows halve what is read of the second-level
 # cache: 4 x 3 -> 8 x 3, 247 -> 188 us (16 rows), 2.64 -> 2.18 ms (256 rows of
 # 784-512-512-10, 1 thread, Xeon with AVX-512).
 ROW_TILES = ((8, 3) if vector_bytes() == 64 else (4, 3), (4, 3), (2, 4))
 # Most rows that the second of these tiles takes.
-FEW_ROWS = 4
+SECOND_TILE_ROWS = 4
 # Rows of weights that are packed at a time.
 PACKED_ROWS = 8
 # Bytes of weights that few tiles of rows read at once,

@@ -37,8 +37,8 @@ from fastmlp.backends.cpu.team import (
     JOINED,
     LEFT,
     LINE,
-    MOST,
-    PARTS,
+    MOST_THREADS,
+    PART_LINES,
     POSTED,
     STOPPED,
     WOKEN,
@@ -113,8 +113,8 @@ class Mailboxes:
 
     def __init__(self, spins: int = MAILBOX_SPINS) -> None:
         words = LINE // 8
-        memory = np.zeros((MOST + 1) * words, np.int64)
-        boxes = memory[-memory.ctypes.data % LINE // 8 :][: MOST * words]
+        memory = np.zeros((MOST_THREADS + 1) * words, np.int64)
+        boxes = memory[-memory.ctypes.data % LINE // 8 :][: MOST_THREADS * words]
         self.first = int(boxes.ctypes.data)
         self.fields = {
             name: boxes[i::words] for i, name in enumerate(Mailbox.dtype.names or ())
@@ -293,7 +293,7 @@ def _renewed(team: int, n: int) -> bool:
     if load_acquire(team + LEFT) < load_acquire(team + POSTED):
         return False
     head = row(team, CONSTANT // 8, np.int64)
-    parts = row(team + PARTS, n * LINE // 8, np.int64)
+    parts = row(team + PART_LINES, n * LINE // 8, np.int64)
     head[:] = 0
     parts[:] = 0
     store_release(team + JOINED, 1)
@@ -387,7 +387,7 @@ def run(
     """
     # `ctypes.data` takes 1 us more; of fields it takes a tenth of a record array's.
     address = addressof(c_char.from_buffer(job))
-    with limits.reserved(1 if INTERPRETED else min(n_threads, MOST)) as n:
+    with limits.reserved(1 if INTERPRETED else min(n_threads, MOST_THREADS)) as n:
         if n < 2:
             job["team"] = 0
             job["n_parts"] = 1
@@ -502,7 +502,7 @@ class WorkerPool:
         if self._size >= size:
             return
         with self._lock:
-            while self._size < size and self._n_mailboxes < MOST:
+            while self._size < size and self._n_mailboxes < MOST_THREADS:
                 number = self._n_mailboxes
                 self._n_mailboxes += 1
                 thread = threading.Thread(

@@ -30,7 +30,7 @@ SCALARS: dict[str, Any] = {
     name: getattr(types, name) for name in ("int32", "float32", "float64")
 }
 # The oldest compute capability of the compiler for CUDA 13; the tests compile for it.
-OLDEST = (7, 5)
+OLDEST_CAPABILITY = (7, 5)
 
 
 class _Simulated:
@@ -53,8 +53,8 @@ def _module() -> Any:
     return importlib.import_module("numba.cuda")
 
 
-MODULE: Any = _module()
-cuda: Any = _Simulated() if SIMULATED else MODULE
+NUMBA_MODULE: Any = _module()
+cuda: Any = _Simulated() if SIMULATED else NUMBA_MODULE
 
 
 def device_function(function: Function) -> Any:
@@ -63,7 +63,7 @@ def device_function(function: Function) -> Any:
     """
     if SIMULATED:
         return function
-    return MODULE.jit(device=True, forceinline=True)(function)
+    return NUMBA_MODULE.jit(device=True, forceinline=True)(function)
 
 
 def _unsigned(i: Any) -> Any:
@@ -92,23 +92,23 @@ def _on_host(argument: Any) -> Any:
 def kernel(function: Function) -> Any:
     """A kernel, which compiles at its first launch."""
     if not SIMULATED:
-        return MODULE.jit(function)
+        return NUMBA_MODULE.jit(function)
 
     def simulated(*arguments: Any) -> None:
         # Compiled code never warns of an overflow.
         with np.errstate(all="ignore"):
             function(*map(_on_host, arguments))
 
-    return MODULE.jit(simulated)
+    return NUMBA_MODULE.jit(simulated)
 
 
 def private_driver() -> Any:
     """The private part of the module that calls the driver."""
-    return importlib.import_module(f"{MODULE.__name__}.cudadrv.driver")
+    return importlib.import_module(f"{NUMBA_MODULE.__name__}.cudadrv.driver")
 
 
 def synchronize() -> None:
-    MODULE.synchronize()
+    NUMBA_MODULE.synchronize()
 
 
 def configured(
@@ -221,7 +221,7 @@ def count(who: str = "MLP") -> int:
     if SIMULATED:
         return 1
     try:
-        return len(MODULE.gpus)
+        return len(NUMBA_MODULE.gpus)
     except Exception as error:  # The class differs between versions of the module.
         message = " ".join(str(error).split()) or repr(error)
         if "CUDA_ERROR_NO_DEVICE" in message:
@@ -235,9 +235,11 @@ def count(who: str = "MLP") -> int:
 
 
 def _why_unusable(index: int) -> str | None:
-    capability = tuple(MODULE.gpus[index].compute_capability)
-    if capability < OLDEST:
-        own, oldest = (".".join(map(str, pair)) for pair in (capability, OLDEST))
+    capability = tuple(NUMBA_MODULE.gpus[index].compute_capability)
+    if capability < OLDEST_CAPABILITY:
+        own, oldest = (
+            ".".join(map(str, pair)) for pair in (capability, OLDEST_CAPABILITY)
+        )
         return (
             f"cuda:{index} has compute capability {own}, and fastmlp's kernels need "
             f"{oldest} or "
@@ -267,19 +269,19 @@ class Card:
         if SIMULATED:
             self.n_multiprocessors = 1
             return
-        self.n_multiprocessors = int(MODULE.gpus[index].MULTIPROCESSOR_COUNT)
+        self.n_multiprocessors = int(NUMBA_MODULE.gpus[index].MULTIPROCESSOR_COUNT)
 
     def current(self) -> AbstractContextManager[Any]:
         """Allocations and launches in this context go to this GPU."""
         if SIMULATED:
             return nullcontext()
-        return MODULE.gpus[self.index]
+        return NUMBA_MODULE.gpus[self.index]
 
     def free_bytes(self) -> int:
         if SIMULATED:
             return 1 << 40
         with self.current():
-            return int(MODULE.current_context().get_memory_info()[0])
+            return int(NUMBA_MODULE.current_context().get_memory_info()[0])
 
     def reclaim(self) -> None:
         """Return freed memory to the driver:
@@ -289,7 +291,7 @@ class Card:
             return
         with self.current():
             # Another library's memory manager, such as RMM's, may have no such list.
-            manager = getattr(MODULE.current_context(), "memory_manager", None)
+            manager = getattr(NUMBA_MODULE.current_context(), "memory_manager", None)
             freed = getattr(manager, "deallocations", None)
             if freed is not None:
                 freed.clear()
@@ -311,11 +313,11 @@ class Card:
     def empty(self, shape: Any, dtype: Any) -> Any:
         """An uninitialised array on the GPU, or a MemoryError."""
         n_bytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-        return self._allocated(lambda: MODULE.device_array(shape, dtype), n_bytes)
+        return self._allocated(lambda: NUMBA_MODULE.device_array(shape, dtype), n_bytes)
 
     def copied(self, array: Any) -> Any:
         """A copy of a host array on the GPU, or a MemoryError."""
-        return self._allocated(lambda: MODULE.to_device(array), array.nbytes)
+        return self._allocated(lambda: NUMBA_MODULE.to_device(array), array.nbytes)
 
     def _allocated(self, allocate: Callable[[], Any], n_bytes: int) -> Any:
         try:
@@ -353,7 +355,7 @@ def adopted(array: Any, name: str) -> Any:
     if SIMULATED:
         return np.asarray(_HostMemory(interface))
     address = interface["data"][0]
-    current = MODULE.current_context().device.id
+    current = NUMBA_MODULE.current_context().device.id
     device = _device_of(address) if address else current
     if device != current:
         raise ValueError(
@@ -362,7 +364,7 @@ def adopted(array: Any, name: str) -> Any:
     if "stream" not in interface:
         # Version 2 of the interface, PyTorch's, does not name the stream to wait for.
         synchronize()
-    return MODULE.as_cuda_array(array)
+    return NUMBA_MODULE.as_cuda_array(array)
 
 
 def _device_of(address: int) -> int:
@@ -525,6 +527,6 @@ def _finite_kernel() -> Any:
 
 
 def all_finite(x: Any) -> bool:
-    non_finite = MODULE.to_device(np.zeros(1))
+    non_finite = NUMBA_MODULE.to_device(np.zeros(1))
     configured(_finite_kernel(), (x, non_finite), N_BLOCKS, N_THREADS)(x, non_finite)
     return not non_finite.copy_to_host()[0]

@@ -28,7 +28,7 @@ from fastmlp.rules.updates import groups_of
 from fastmlp.validation import Array, arrays
 
 # Activations of a chunk: 64 MB in float32.
-CHUNK_NUMBERS = 1 << 24
+GPU_CHUNK_NUMBERS = 1 << 24
 
 
 class ForwardPass:
@@ -51,7 +51,7 @@ class ForwardPass:
         mode: int,
         who: str,
     ) -> None:
-        """Rows move to the card once; buffers hold a chunk of at most `CHUNK_NUMBERS`
+        """Rows move to the card once; buffers hold a chunk of at most `GPU_CHUNK_NUMBERS`
         numbers, which calls pass over.
         """
         data = device.gathered(data)
@@ -62,7 +62,7 @@ class ForwardPass:
         self._rules = plan.rules_of(network)
         self._n_rows = len(data.x)
         width = 4 * sum(network.layout.sizes)
-        self._chunk = max(1, min(self._n_rows, CHUNK_NUMBERS // width))
+        self._chunk = max(1, min(self._n_rows, GPU_CHUNK_NUMBERS // width))
         self._shape = plan.grid_shape(network, self._chunk, card)
         tile = self._shape.weights
         need = plan.Need(

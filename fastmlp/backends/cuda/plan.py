@@ -435,7 +435,7 @@ class GridShape(NamedTuple):
 
 
 # 16 rows of 128, or 64 of 64; weights in 32 of 32, or in 64 of 64.
-FEW_ROWS = TileShape(32, 8, 2, 4)
+FEW_ROWS_TILE = TileShape(32, 8, 2, 4)
 MANY_ROWS = TileShape(16, 16, 4, 4)
 FEW_WEIGHTS = TileShape(16, 16, 2, 2)
 MANY_WEIGHTS = TileShape(16, 16, 4, 4)
@@ -454,7 +454,7 @@ def grid_shape(network: Network, n_rows: int, card: Card, n_nets: int = 1) -> Gr
     if n_nets * n_rows >= enough * MANY_ROWS.tile_rows:
         rows = MANY_ROWS
     else:
-        rows = FEW_ROWS
+        rows = FEW_ROWS_TILE
     if n_nets * n_tiles(network, MANY_WEIGHTS) >= enough:
         weights = MANY_WEIGHTS
     else:

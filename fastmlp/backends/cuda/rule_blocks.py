@@ -17,7 +17,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastmlp.backends.cuda.device import MODULE, SIMULATED, device_function, unsigned
+from fastmlp.backends.cuda.device import (
+    NUMBA_MODULE,
+    SIMULATED,
+    device_function,
+    unsigned,
+)
 from fastmlp.backends.cuda.plan import (
     N_PARTIAL_SUMS,
     NO_AVERAGE,
@@ -177,7 +182,7 @@ def softplus(x: Any) -> Any:
     return (zero if x < zero else x) + math.log1p(math.exp(-abs(x)))
 
 
-FORMS: dict[Function, Function] = {
+CUDA_FORMS: dict[Function, Function] = {
     elementary.exp: lambda x: math.exp(x),
     elementary.expm1: lambda x: math.expm1(x),
     elementary.log: lambda x: math.log(x),
@@ -194,7 +199,7 @@ def _register() -> None:
     """Numba's module has no `overload`, and is imported without an installed compiler,
     where `device.require` raises; the simulator runs the functions as they are.
     """
-    extending = importlib.import_module(f"{MODULE.__name__}.extending")
+    extending = importlib.import_module(f"{NUMBA_MODULE.__name__}.extending")
     if not hasattr(extending, "overload"):
         return
     overload = extending.overload
@@ -204,7 +209,7 @@ def _register() -> None:
         def choose(x: Any) -> Function:
             return form
 
-    for function, form in FORMS.items():
+    for function, form in CUDA_FORMS.items():
         register(function, form)
 
     @overload(elementary.exponentials, strict=False)
@@ -225,7 +230,7 @@ def compiled(rule: Function) -> Any:
     """The device function of a rule; a TypeError if it is not a function."""
     function = getattr(rule, "py_func", rule)
     # A link may be an elementary function, whose body calls NumPy.
-    function = function if SIMULATED else FORMS.get(function, function)
+    function = function if SIMULATED else CUDA_FORMS.get(function, function)
     if not isinstance(function, FunctionType):
         raise TypeError(
             f"the rule {rule!r} does not compile: it is a {type(rule).__name__}"

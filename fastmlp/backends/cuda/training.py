@@ -404,7 +404,7 @@ class Trainer:
 
 FORWARD_BACKWARD = 0
 GRADIENT_UPDATE = 1
-END = 2
+END_PHASE = 2
 
 
 class Kernels(NamedTuple):
@@ -459,7 +459,7 @@ def make_kernels(rules: KernelRules, shape: GridShape) -> Kernels:
         grid = cuda.cg.this_grid()
         # The two phases of each step in turn, then the end.
         for i in range(2 * n_steps + 1):
-            phase = i % 2 if i < 2 * n_steps else END
+            phase = i % 2 if i < 2 * n_steps else END_PHASE
             take_phase(staging, Samples(x, y), nets, i // 2, phase)
             grid.sync()
 
@@ -513,7 +513,7 @@ def launch_steps(
     for step in range(n_steps):
         phase(*arguments, step, FORWARD_BACKWARD)
         phase(*arguments, step, GRADIENT_UPDATE)
-    phase(*arguments, n_steps, END)
+    phase(*arguments, n_steps, END_PHASE)
 
 
 def launch_chunk(

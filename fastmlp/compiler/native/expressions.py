@@ -10,15 +10,15 @@ import numpy as np
 from llvmlite import ir
 
 from fastmlp.compiler import jit, memory
-from fastmlp.compiler.elementary import FORMS
+from fastmlp.compiler.elementary import COMPILED_FORMS
 from fastmlp.compiler.jit import Unsupported
 from fastmlp.compiler.native.operands import (
-    ADDRESS,
+    ADDRESS_DTYPE,
     ARRAY,
     BOOL,
     BYTE,
     INT64,
-    KINDS,
+    LLVM_TYPES,
     WORD,
     MatrixOperand,
     Number,
@@ -80,7 +80,7 @@ def emitted_code(builder: Any, form: jit.Emitted, arguments: tuple[Any, ...]) ->
     if form.result is None:
         return None
     if is_pointer(value):
-        return Number(value, ADDRESS)
+        return Number(value, ADDRESS_DTYPE)
     if type(form.result) is int:
         dtype = operands[form.result].dtype
     else:
@@ -302,7 +302,7 @@ class Expressions:
         return self.pointer(record.address, ir.Constant(WORD, offset), BYTE)
 
     def loaded(self, place: Any, dtype: np.dtype[Any]) -> Number:
-        return Number(self.builder.load(place, typ=KINDS[dtype]), dtype)
+        return Number(self.builder.load(place, typ=LLVM_TYPES[dtype]), dtype)
 
     def _Subscript(self, node: ast.Subscript) -> Any:
         owner = self.value(node.value)
@@ -339,7 +339,7 @@ class Expressions:
         if view.dtype.fields:
             down = builder.mul(i, ir.Constant(WORD, view.dtype.itemsize))
             return self.pointer(view.address, down, BYTE)
-        return self.pointer(view.address, i, KINDS[view.dtype])
+        return self.pointer(view.address, i, LLVM_TYPES[view.dtype])
 
     def index(self, operand: Any) -> Any:
         """An index as a 64-bit integer; only a negative constant can be refused."""
@@ -359,7 +359,7 @@ class Expressions:
             for place in (places[::-1] if table.transposed else places)
         )
         i = self.builder.add(self.builder.mul(r, table.width), j)
-        return self.pointer(table.address, i, KINDS[table.dtype])
+        return self.pointer(table.address, i, LLVM_TYPES[table.dtype])
 
     def _Call(self, node: ast.Call) -> Any:
         """Functions with a meaning here come first, then types, emitted functions, and
@@ -374,7 +374,7 @@ class Expressions:
         if function is memory.records_at:
             return self.view(arguments[0], arguments[1], arguments[2].dtype)
         if function is memory.record_at:
-            place = converted(self.builder, arguments[0], ADDRESS).value
+            place = converted(self.builder, arguments[0], ADDRESS_DTYPE).value
             return RecordOperand(place, arguments[1].dtype)
         if function is jit.thread_number:
             return self.thread
@@ -394,8 +394,8 @@ class Expressions:
             return of_float(self.builder, "sqrt", *arguments)
         if function is abs:
             return of_float(self.builder, "fabs", *arguments)
-        if function in FORMS:
-            function = FORMS[function](number_of(arguments[0]).dtype.type)
+        if function in COMPILED_FORMS:
+            function = COMPILED_FORMS[function](number_of(arguments[0]).dtype.type)
         if function is type:
             return number_of(arguments[0]).dtype.type
         if hasattr(function, "_fields"):
@@ -419,7 +419,7 @@ class Expressions:
         self.builder.call(self.builder.inttoptr(place, kind.as_pointer()), registers)
 
     def view(self, address: Any, n: Any, dtype: Any) -> View:
-        begin = converted(self.builder, address, ADDRESS).value
+        begin = converted(self.builder, address, ADDRESS_DTYPE).value
         count = converted(self.builder, n, INT64).value
         return View(begin, count, np.dtype(dtype))
 

@@ -35,7 +35,7 @@ POINTER: Any = ir.PointerType()
 # The dtype of a number that is a pointer. Memory of the stack has one: LLVM 22 forgets
 # what an address points to that is made of the integer of a pointer in a loop that it
 # unrolls.
-ADDRESS = np.dtype("V8")
+ADDRESS_DTYPE = np.dtype("V8")
 X86_FLUSH = 0x8040  # flush to zero, denormals are zero
 ARM_FLUSH = 1 << 24
 
@@ -90,7 +90,7 @@ def declared(builder: Any, name: str, kind: Any) -> Any:
 
 
 # Features of processors by the beginnings of LLVM's names of their instructions.
-_FEATURES = {
+_INSTRUCTION_FEATURES = {
     "llvm.x86.avx512bf16.": "avx512bf16",
     "llvm.x86.tdpbf16ps": "amx-bf16",
     "llvm.x86.tile": "amx-tile",
@@ -102,7 +102,7 @@ _FEATURES = {
 def check_instructions(module: Any, on: Host) -> None:
     """LLVM ends the process where its target lacks an instruction."""
     for name in module.globals:
-        for start, feature in _FEATURES.items():
+        for start, feature in _INSTRUCTION_FEATURES.items():
             if name.startswith(start) and not on.has(feature):
                 raise Unsupported(f"{name} needs {feature}, which {on.name} lacks")
 
@@ -342,7 +342,7 @@ ARRAY = np.dtype(
         "offsets": [object.__basicsize__, object.__basicsize__ + 16],
     }
 )
-KINDS: dict[np.dtype[Any], Any] = {
+LLVM_TYPES: dict[np.dtype[Any], Any] = {
     INT64: WORD,
     np.dtype(np.uint64): WORD,
     np.dtype(np.int32): ir.IntType(32),
@@ -351,9 +351,16 @@ KINDS: dict[np.dtype[Any], Any] = {
     np.dtype(np.float32): ir.FloatType(),
     FLOAT64: ir.DoubleType(),
     BOOL: ir.IntType(1),
-    ADDRESS: POINTER,
+    ADDRESS_DTYPE: POINTER,
 }
-RELATIONS = {"Lt": "<", "LtE": "<=", "Gt": ">", "GtE": ">=", "Eq": "==", "NotEq": "!="}
+RELATION_SIGNS = {
+    "Lt": "<",
+    "LtE": "<=",
+    "Gt": ">",
+    "GtE": ">=",
+    "Eq": "==",
+    "NotEq": "!=",
+}
 FOLDED: dict[str, Callable[..., Any]] = {
     "Add": operator.add, "Sub": operator.sub, "Mult": operator.mul, "Div": operator.truediv,
     "FloorDiv": operator.floordiv, "Mod": operator.mod, "LShift": operator.lshift,
@@ -394,8 +401,8 @@ def number_of(operand: Any) -> Number:
     if isinstance(operand, (bool, int, float, np.bool_, np.integer, np.floating)):
         kind = type(operand)
         dtype = {bool: BOOL, int: INT64, float: FLOAT64}.get(kind) or np.dtype(kind)
-        if dtype in KINDS:
-            return Number(ir.Constant(KINDS[dtype], operand.real), dtype)
+        if dtype in LLVM_TYPES:
+            return Number(ir.Constant(LLVM_TYPES[dtype], operand.real), dtype)
     raise Unsupported(f"{operand!r} is not a number")
 
 
@@ -404,14 +411,14 @@ def converted(builder: Any, operand: Any, dtype: np.dtype[Any]) -> Number:
     number = number_of(operand)
     if number.dtype == dtype:
         return number
-    if dtype not in KINDS:
+    if dtype not in LLVM_TYPES:
         raise Unsupported(f"numbers of {dtype}")
-    if number.dtype == ADDRESS:
+    if number.dtype == ADDRESS_DTYPE:
         word = Number(word_of(builder, number.value), INT64)
         return converted(builder, word, dtype)
-    if dtype == ADDRESS:
+    if dtype == ADDRESS_DTYPE:
         word = converted(builder, number, INT64)
-        return Number(pointer_of(builder, word.value), ADDRESS)
+        return Number(pointer_of(builder, word.value), ADDRESS_DTYPE)
     old, new = number.dtype.kind, dtype.kind
     wider = dtype.itemsize > number.dtype.itemsize
     if new == "b":
@@ -431,7 +438,7 @@ def converted(builder: Any, operand: Any, dtype: np.dtype[Any]) -> Number:
             convert = builder.sext if old == "i" else builder.zext
         else:
             convert = builder.trunc
-    return Number(convert(number.value, KINDS[dtype]), dtype)
+    return Number(convert(number.value, LLVM_TYPES[dtype]), dtype)
 
 
 def truth(builder: Any, operand: Any) -> Number:
@@ -439,7 +446,7 @@ def truth(builder: Any, operand: Any) -> Number:
     number = number_of(operand)
     if number.dtype == BOOL:
         return number
-    if number.dtype == ADDRESS:
+    if number.dtype == ADDRESS_DTYPE:
         number = converted(builder, number, INT64)
     zero = ir.Constant(number.value.type, 0)
     if number.dtype.kind == "f":
@@ -451,8 +458,8 @@ def truth(builder: Any, operand: Any) -> Number:
 
 def common(a: Number, b: Number) -> np.dtype[Any]:
     """The common dtype of two numbers, as in Numba: integers have 64 bits."""
-    if ADDRESS in (a.dtype, b.dtype):
-        return ADDRESS
+    if ADDRESS_DTYPE in (a.dtype, b.dtype):
+        return ADDRESS_DTYPE
     if a.dtype != b.dtype and {a.dtype.kind, b.dtype.kind} == {"i", "u"}:
         raise Unsupported("integers with and without sign")
     dtype = np.result_type(a.dtype, b.dtype)
@@ -466,7 +473,7 @@ def calculated(builder: Any, name: str, left: Any, right: Any) -> Any:
     if is_constant(left, right):
         return FOLDED[name](left, right)
     a, b = number_of(left), number_of(right)
-    if common(a, b) == ADDRESS:
+    if common(a, b) == ADDRESS_DTYPE:
         return _of_addresses(builder, name, a, b)
     if name == "Div" and common(a, b).kind != "f":
         dtype = FLOAT64
@@ -499,7 +506,7 @@ def _of_addresses(builder: Any, name: str, a: Number, b: Number) -> Number:
         b = converted(builder, b, INT64)
         result: Number = calculated(builder, name, a, b)
         return result
-    return Number(value, ADDRESS if is_pointer(value) else INT64)
+    return Number(value, ADDRESS_DTYPE if is_pointer(value) else INT64)
 
 
 def _divided(builder: Any, name: str, a: Number, b: Number, divisor: Any) -> Any:
@@ -531,11 +538,11 @@ def _divided(builder: Any, name: str, a: Number, b: Number, divisor: Any) -> Any
 def compared(builder: Any, name: str, left: Any, right: Any) -> Any:
     if is_constant(left, right):
         return FOLDED[name](left, right)
-    if name not in RELATIONS:
+    if name not in RELATION_SIGNS:
         raise Unsupported(name)
     a, b = number_of(left), number_of(right)
     dtype = common(a, b)
-    sign = RELATIONS[name]
+    sign = RELATION_SIGNS[name]
     a = converted(builder, a, dtype)
     b = converted(builder, b, dtype)
     if dtype.kind == "f":

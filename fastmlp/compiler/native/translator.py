@@ -26,7 +26,7 @@ from fastmlp.compiler import jit
 from fastmlp.compiler.jit import prange, share_loop
 from fastmlp.compiler.native.expressions import Expressions
 from fastmlp.compiler.native.operands import (
-    ADDRESS,
+    ADDRESS_DTYPE,
     ARRAY,
     BOOL,
     FLOAT64,
@@ -211,7 +211,7 @@ def _holds(kept: Any, operand: Any) -> bool:
         return True
     if not (isinstance(kept, Number) and isinstance(operand, Number)):
         return False
-    is_word = kept.dtype == INT64 and operand.dtype == ADDRESS
+    is_word = kept.dtype == INT64 and operand.dtype == ADDRESS_DTYPE
     return is_word or common(kept, operand) == kept.dtype
 
 
@@ -502,7 +502,7 @@ class Body(Expressions):
         with self.builder.if_else(truth(self.builder, team).value) as (together, alone):
             with together:
                 block = Number(self.builder.ptrtoint(shared, WORD), INT64)
-                environment = Number(stored(self.builder, operands), ADDRESS)
+                environment = Number(stored(self.builder, operands), ADDRESS_DTYPE)
                 self.call_function(share_loop(), (team, block, n, environment))
             with alone:
                 self.builder.call(

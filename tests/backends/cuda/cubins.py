@@ -124,7 +124,7 @@ def kernels(dtype: str) -> Iterator[tuple[str, Any, Any]]:
     nets = types.NamedTuple(of_nets, Nets)
     numbers = (types.int64, types.int64)
     for name, shape in (
-        ("16x128 rows, 32x32 weights", GridShape(plan.FEW_ROWS, plan.FEW_WEIGHTS)),
+        ("16x128 rows, 32x32 weights", GridShape(plan.FEW_ROWS_TILE, plan.FEW_WEIGHTS)),
         ("64x64 rows, 64x64 weights", GridShape(plan.MANY_ROWS, plan.MANY_WEIGHTS)),
     ):
         made = training.make_kernels(rules, shape)
@@ -136,7 +136,9 @@ def kernels(dtype: str) -> Iterator[tuple[str, Any, Any]]:
     dropping = rules_of(
         network._replace(dropout=Dropout((0.2, 0.2), 0.1, 0.1)), Adam(0.01)
     )
-    made = training.make_kernels(dropping, GridShape(plan.FEW_ROWS, plan.FEW_WEIGHTS))
+    made = training.make_kernels(
+        dropping, GridShape(plan.FEW_ROWS_TILE, plan.FEW_WEIGHTS)
+    )
     yield "phase, dropout", made.phase, types.void(matrix, matrix, nets, *numbers)
 
 

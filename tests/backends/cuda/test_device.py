@@ -44,7 +44,7 @@ def net(device: str) -> MLP:
 
 def has(devices: Any, monkeypatch: pytest.MonkeyPatch, *, package: bool = True) -> None:
     monkeypatch.setattr(device, "installed", lambda: package)
-    monkeypatch.setattr(device, "MODULE", Module(devices))
+    monkeypatch.setattr(device, "NUMBA_MODULE", Module(devices))
 
 
 # With CUDA_VISIBLE_DEVICES empty, the driver does not initialise.
@@ -126,7 +126,9 @@ def test_memory_that_runs_out_all_the_same(monkeypatch: pytest.MonkeyPatch) -> N
         raise OSError("Call to cuMemAlloc results in CUDA_ERROR_OUT_OF_MEMORY")
 
     has([Device()], monkeypatch)
-    monkeypatch.setattr(device.MODULE, "device_array", device_array, raising=False)
+    monkeypatch.setattr(
+        device.NUMBA_MODULE, "device_array", device_array, raising=False
+    )
     with pytest.raises(
         MemoryError, match=r"cuda:3 has no room for 8 KB in one piece: use a small"
     ):
@@ -169,7 +171,7 @@ def adopting(monkeypatch: pytest.MonkeyPatch, *, ordinal: int) -> list[str]:
         ("synchronize", lambda: calls.append("synchronize")),
         ("as_cuda_array", lambda array: calls.append("taken")),
     ):
-        monkeypatch.setattr(device.MODULE, name, does, raising=False)
+        monkeypatch.setattr(device.NUMBA_MODULE, name, does, raising=False)
     return calls
 
 

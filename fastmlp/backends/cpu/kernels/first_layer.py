@@ -240,8 +240,8 @@ def _row(
     )
 
 
-STARTS = np.dtype(np.int64)
-COLUMNS = np.dtype(np.int32)
+START_DTYPE = np.dtype(np.int64)
+COLUMN_DTYPE = np.dtype(np.int32)
 
 
 class SparseRows:
@@ -266,8 +266,8 @@ class SparseRows:
     ) -> None:
         self.values = np.ascontiguousarray(values)
         self.dtype = values.dtype
-        self.columns = np.ascontiguousarray(columns, COLUMNS)
-        self.starts = np.ascontiguousarray(starts, STARTS)
+        self.columns = np.ascontiguousarray(columns, COLUMN_DTYPE)
+        self.starts = np.ascontiguousarray(starts, START_DTYPE)
         self.shape = (len(starts) - 1, n_features)
 
     def __len__(self) -> int:

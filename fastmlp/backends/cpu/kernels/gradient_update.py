@@ -475,7 +475,7 @@ def update(scalar: Scalar, by_norm: bool = False, plain: bool = False) -> Kernel
                     update_tile(net, t, tiles[t], control, scratch)
             # One for all tiles: one after each took 7 % of 1024-2048-2048-1000@32 on 1
             # thread.
-            if non_temporal_of(net, split) != records.NONE:
+            if non_temporal_of(net, split) != records.STORE_NO_COPY_PAST:
                 fence()
 
     @hinted(control=True, zeros=records.FEATURES if plain else {})

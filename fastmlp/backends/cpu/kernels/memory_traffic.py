@@ -129,8 +129,8 @@ def non_temporal_of(net: Net, split: int) -> int:
     without split-K a team stores its few through the cache.
     """
     return (
-        records.NONE
-        if net.non_temporal == records.OTHERS and split == 0
+        records.STORE_NO_COPY_PAST
+        if net.non_temporal == records.STORE_OTHERS_PAST and split == 0
         else net.non_temporal
     )
 
@@ -139,7 +139,9 @@ def non_temporal_of(net: Net, split: int) -> int:
 def passes_by(tile: Tile, r: int, non_temporal: int) -> bool:
     """True if row r of a tile, transposed, is stored past the caches."""
     of_others = r < tile.cached_first or r >= tile.cached_last
-    return non_temporal == records.ALL or (non_temporal == records.OTHERS and of_others)
+    return non_temporal == records.STORE_ALL_PAST or (
+        non_temporal == records.STORE_OTHERS_PAST and of_others
+    )
 
 
 def transposing(scalar: Scalar) -> Kernel:

@@ -331,7 +331,7 @@ PAIRED: dict[str, tuple[Any, dict[str, Any]]] = {
     "pair_gradient_product": (product, {"by_column": True}),
 }
 # Blocks that only some nets and rows need: compiled on first use.
-OTHERS = (
+OCCASIONAL_PHASES = (
     microbatches,
     step.split_k,
     step.split_k_backward,
@@ -372,7 +372,10 @@ def every_phase(dtype: np.dtype[Any]) -> Iterator[Key]:
     """Arguments of `block_of` for the phases and the blocks beside them,
     in all their forms.
     """
-    for factory, options in (*PHASES.values(), *((factory, {}) for factory in OTHERS)):
+    for factory, options in (
+        *PHASES.values(),
+        *((factory, {}) for factory in OCCASIONAL_PHASES),
+    ):
         yield factory, dtype, None, options
     for factory in (forward_backward, update, train):
         yield factory, dtype, None, {"plain": True}

@@ -325,7 +325,7 @@ def train_alone(scalar: Scalar) -> Kernel:
 
 
 # Buffers of each thread; all others are shared.
-OWN = (
+THREAD_BUFFERS = (
     "inputs",
     "outputs",
     "deltas",
@@ -384,7 +384,9 @@ def microbatches(scalar: Scalar) -> Kernel:
 
 
 def with_own_buffers(workspace: Workspace, buffers: Workspace) -> Workspace:
-    return workspace._replace(**{name: getattr(buffers, name) for name in OWN})
+    return workspace._replace(
+        **{name: getattr(buffers, name) for name in THREAD_BUFFERS}
+    )
 
 
 class Replicas:
@@ -414,7 +416,7 @@ class Replicas:
         n_microbatches: int,
     ) -> None:
         """The first thread works in the net's workspace; each other thread has buffers
-        of `OWN`, and shares the rest.
+        of `THREAD_BUFFERS`, and shares the rest.
         """
         parameters = workspace.parameters
         others = [
@@ -433,7 +435,9 @@ class Replicas:
         self._losses = aligned((1 + n_heads) * n_strips, np.float64)
         self._head_strips = n_strips * 8 if n_heads else 0
         self.identity: NDArray[np.int64] = np.arange(rows, dtype=np.int64)
-        n_bytes = sum(getattr(it, name).nbytes for it in others for name in OWN)
+        n_bytes = sum(
+            getattr(it, name).nbytes for it in others for name in THREAD_BUFFERS
+        )
         self.n_bytes = (
             n_bytes + self._partials.nbytes + self._losses.nbytes + self.identity.nbytes
         )

@@ -175,7 +175,7 @@ def cost_of(
             part, numbers, more = _by_panels(step, n_threads, i, n_in, n_out)
         else:
             part, numbers, more = _by_rows(step, n_threads, i, n_in, n_out)
-        busy += 2 * n_in * n_out * step.rows / tuning.RATE * part
+        busy += 2 * n_in * n_out * step.rows / tuning.FLOP_RATE * part
         fetched += (
             numbers * (1 - 1 / n_threads) * step.dtype.itemsize / tuning.FETCH_RATE
         )
@@ -308,7 +308,7 @@ class Partition(NamedTuple):
 
 
 # One chunk on one thread; its rows are the workspace's.
-WHOLE = Partition(0)
+ONE_CHUNK = Partition(0)
 
 
 def partition_of(

@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 from fastmlp._process import memory
 from fastmlp.backends.cpu import tuning
 from fastmlp.backends.cpu.plan import packing, records
-from fastmlp.backends.cpu.plan.partition import WHOLE, Partition, rows_of_tiles
+from fastmlp.backends.cpu.plan.partition import ONE_CHUNK, Partition, rows_of_tiles
 from fastmlp.backends.cpu.plan.stages import (
     Stages,
     numbers_of,
@@ -494,7 +494,7 @@ def make_plan(
     blocks: Addresses,
     strengths: Sequence[float] = (),
     n_targets: int = 0,
-    partition: Partition = WHOLE,
+    partition: Partition = ONE_CHUNK,
 ) -> Plan:
     lanes = workspace.lanes
     size = workspace.parameters.itemsize
@@ -553,7 +553,10 @@ def make_plan(
         "prefetches_state": 3 * workspace.parameters.nbytes
         >= tuning.PREFETCHED_STATE_BYTES,
         **{name: records.address(table) for name, table in tables.items()},
-        **{name: records.address(getattr(workspace, name)) for name in records.BUFFERS},
+        **{
+            name: records.address(getattr(workspace, name))
+            for name in records.BUFFER_NAMES
+        },
     }
     tables["blocks"]["loss"], tables["blocks"]["loss_settings"] = blocks.loss
     tables["blocks"]["link"], tables["blocks"]["link_settings"] = blocks.link
@@ -670,5 +673,5 @@ def _non_temporal(workspace: Workspace, by_panels: bool) -> int:
     # Parameters, two numbers of state each, and the transposes.
     n_bytes = 3 * workspace.parameters.nbytes + workspace.copies.nbytes
     if n_bytes >= tuning.NON_TEMPORAL_BYTES:
-        return records.ALL
-    return records.OTHERS if by_panels else records.NONE
+        return records.STORE_ALL_PAST
+    return records.STORE_OTHERS_PAST if by_panels else records.STORE_NO_COPY_PAST

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from fastmlp.compiler import njit
 from fastmlp.compiler.memory import Record, record_at, records_at
 
-BUFFERS = (
+BUFFER_NAMES = (
     "inputs", "raw", "value", "slope", "loss_slope", "targets", "row_losses",
     "parameters", "backup", "zeros", "row_copy",
 )  # fmt: skip
 # The transposed weights that use non-temporal stores;
-# OTHERS: weights that other threads read.
-NONE, OTHERS, ALL = range(3)
+# STORE_OTHERS_PAST: weights that other threads read.
+STORE_NO_COPY_PAST, STORE_OTHERS_PAST, STORE_ALL_PAST = range(3)
 # How a layer finishes its products: not at all, by its activation's block,
 # by relu's epilogue, or by that and dropout, which writes the slopes.
 LINEAR, BLOCK, RELU, RELU_DROPPED = range(4)
@@ -173,7 +173,7 @@ class Net(Record):
     split_layer: int  # from 1, or 0
     middle: int  # first input of the split layer's second half
     inputs_apart: int  # bytes from the first half's gathered rows to the second's
-    non_temporal: int  # NONE, OTHERS or ALL
+    non_temporal: int  # STORE_NO_COPY_PAST, STORE_OTHERS_PAST or STORE_ALL_PAST
     prefetches_state: int  # 1: the update's parameters and state are prefetched
     prefetches_rows: int  # 1: the next batch's rows of X are
     x_columns: int  # sparse rows: addresses

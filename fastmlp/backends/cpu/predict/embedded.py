@@ -21,7 +21,7 @@ from fastmlp.backends.cpu.plan.packing import round_up
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.predict.jacobian import DERIVED, row_gradient
 from fastmlp.backends.cpu.predict.row_blocks import FlatNet, make_flat
-from fastmlp.backends.cpu.predict.small_batch import BUFFERS, LINE, row_pass
+from fastmlp.backends.cpu.predict.small_batch import ROW_BUFFERS, row_pass
 from fastmlp.backends.cpu.simd.vector import Scalar
 from fastmlp.compiler import (
     INTERPRETED,
@@ -35,7 +35,7 @@ from fastmlp.compiler import (
 )
 from fastmlp.compiler.cache import CodeCache
 from fastmlp.compiler.memory import Record, record_at, row, stack
-from fastmlp.compiler.target import target
+from fastmlp.compiler.target import LINE_BYTES, target
 from fastmlp.network.spec import Network
 from fastmlp.rules.losses import LINKS
 from fastmlp.validation import Array
@@ -150,7 +150,7 @@ class Owner:
         n_in = network.layout.sizes[0]
         flat = make_flat(network._replace(compute_dtype=None), parameters, blocks=False)
         is_plain = network.layout.is_plain
-        unit = round_up(max(n_out, network.layout.widest) * dtype.itemsize, LINE)
+        unit = round_up(max(n_out, network.layout.widest) * dtype.itemsize, LINE_BYTES)
         flat.net[0].block_bytes = unit
         self.block, derive = block_of(single_row, dtype), block_of(row_gradient, dtype)
         self.kept: list[Any] = [parameters, flat, derive]
@@ -171,7 +171,7 @@ class Owner:
             "model": model,
             "out_at": unit,
             "work_at": 2 * unit,
-            "n_bytes": (2 + BUFFERS + (not is_plain)) * unit,
+            "n_bytes": (2 + ROW_BUFFERS + (not is_plain)) * unit,
             "gradient": derive.address if is_plain and not network.link.parts else 0,
             "link": max(
                 (DERIVED.index(n) for n, link in LINKS.items() if link == network.link),
@@ -208,7 +208,7 @@ COPY = (
     "jit: the handle is a copy, or of another process: fastmlp.jit.compiled(model) "
     "makes one; hand it to compiled functions as an argument"
 )
-LENGTHS = "jit: x or out has another length than the model's inputs or outputs"
+LENGTHS_MESSAGE = "jit: x or out has another length than the model's inputs or outputs"
 ONE_OUTPUT = (
     "jit.value: the model has several outputs: jit.predict writes them to an array"
 )
@@ -223,7 +223,7 @@ def _check(handle: Any, n_in: int, n_out: int) -> None:
     if h.me != handle.ctypes.data:
         raise ValueError(COPY)
     if n_in != h.n_in or n_out != h.n_out:
-        raise ValueError(LENGTHS)
+        raise ValueError(LENGTHS_MESSAGE)
 
 
 @register_jitable(**INLINE)
@@ -361,7 +361,7 @@ def predict(handle: Any, x: Any, out: Any) -> None:
     elif rows.ndim == 1 and out.ndim == 1:
         out[:] = _of_row(handle, rows, len(out))
     else:
-        raise ValueError(LENGTHS)
+        raise ValueError(LENGTHS_MESSAGE)
 
 
 def value(handle: Any, x: Any) -> float:
@@ -392,7 +392,7 @@ def value(handle: Any, x: Any) -> float:
 def _of_row(handle: Any, x: Array, n_out: int) -> Array:
     """Outside of compiled code."""
     if x.ndim != 1:
-        raise ValueError(LENGTHS)
+        raise ValueError(LENGTHS_MESSAGE)
     _check(handle, len(x), n_out)
     h = handle[0]
     dtype = np.dtype(f"f{h.number_bytes}")
@@ -439,7 +439,7 @@ def _predict(handle: Any, x: Any, out: Any) -> Any:
     def of_rows(handle: Any, x: Any, out: Any) -> None:
         _check(handle, x.shape[1], out.shape[1])
         if len(x) != len(out):
-            raise ValueError(LENGTHS)
+            raise ValueError(LENGTHS_MESSAGE)
         rows = x.copy() if _overlap(x, out) else x
         for r in range(len(out)):
             _write_row(handle[0], rows[r], out[r])
@@ -455,7 +455,7 @@ def _value(handle: Any, x: Any) -> Any:
         if handle[0].n_out != 1:
             raise ValueError(ONE_OUTPUT)
         _check(handle, len(x), 1)
-        out = row(stack(LINE), 1, np.float64)
+        out = row(stack(LINE_BYTES), 1, np.float64)
         _write_row(handle[0], x, out)
         return out[0]
 
@@ -482,7 +482,7 @@ def _derive(handle: Any, x: Any, out: Any, grad: Any, derived: Any) -> None:
     n_out = h.n_out
     unit = h.out_at
     if grad.size != n_in * n_out or grad.shape[grad.ndim - 1] != n_in:
-        raise ValueError(LENGTHS)
+        raise ValueError(LENGTHS_MESSAGE)
     buffer = np.empty((4 + h.n_slopes) * unit + n_in * n_out * h.number_bytes, np.uint8)
     work = buffer.ctypes.data
     block = work + 2 * unit
@@ -562,7 +562,7 @@ def gradient(handle: Any, x: Any, out: Any, grad: Any) -> None:
     require_floats("jit.gradient", out, grad)
     x = np.array(x)
     if x.ndim != 1 or out.ndim != 1:
-        raise ValueError(LENGTHS)
+        raise ValueError(LENGTHS_MESSAGE)
     with np.errstate(over="ignore"):
         _derive(handle, x, out, grad, run)
 

@@ -42,7 +42,7 @@ UNPREPARED = "jit: derivatives need a learner of derivative_weight=, such as 1.0
 JACOBIAN = (
     "jit: derivatives have another shape than (batch_size, n_outputs, n_features)"
 )
-LABELS = "jit.train_on_batch: y must be labels, an array of integers"
+LABELS_MESSAGE = "jit.train_on_batch: y must be labels, an array of integers"
 DECLINED_ROWS = (
     "jit: a number of X or y is not finite, "
     "or a label or target is none that the loss takes"
@@ -218,7 +218,7 @@ def fill(handle: Any, X: Any, y: Any, by_gradient: bool, integers: bool) -> int:
     ):
         raise ValueError(BATCH)
     if labels and not integers:
-        raise ValueError(LABELS)
+        raise ValueError(LABELS_MESSAGE)
     if h.number_bytes == 4:
         _copy(X, row(learner.x, X.size, np.float32))
     else:

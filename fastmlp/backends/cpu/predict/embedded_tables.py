@@ -11,7 +11,7 @@ from fastmlp.backends.cpu.kernels.rule_blocks import link_block
 from fastmlp.backends.cpu.plan.packing import round_up
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.predict.row_blocks import FlatNet, make_flat
-from fastmlp.backends.cpu.predict.small_batch import BUFFERS, LINE, row_pass
+from fastmlp.backends.cpu.predict.small_batch import ROW_BUFFERS, row_pass
 from fastmlp.backends.cpu.predict.trees import TreeNodes, Trees, record_of, value_of
 from fastmlp.backends.cpu.simd.vector import Scalar
 from fastmlp.compiler import (
@@ -23,6 +23,7 @@ from fastmlp.compiler import (
     restore_denormals,
 )
 from fastmlp.compiler.memory import Record, record_at, records_at, row, stack
+from fastmlp.compiler.target import LINE_BYTES
 from fastmlp.network.spec import Network
 from fastmlp.rules import columns
 from fastmlp.rules.columns import LevelStep, NumberStep
@@ -33,19 +34,19 @@ F32 = np.float32
 F64 = np.float64
 INT = np.int64
 NAN = np.nan
-RULES: list[Callable[..., Any]] = [
+COLUMN_RULES: list[Callable[..., Any]] = [
     columns.clipped,
     columns.rising,
     columns.missing,
     columns.share_below,
     columns.within,
 ]
-CLIPPED = 0
-RISING = 1
-MISSING = 2
-PIECES = 3
-LEVELS = len(RULES)
-_clipped, _rising, _missing, _share_below, _within = map(njit, RULES)
+CLIPPED_STEP = 0
+RISING_STEP = 1
+MISSING_STEP = 2
+PIECES_STEP = 3
+LEVELS_STEP = len(COLUMN_RULES)
+_clipped, _rising, _missing, _share_below, _within = map(njit, COLUMN_RULES)
 TASKS = ("regression", "binary", "multiclass")
 BINARY = 1
 
@@ -53,7 +54,7 @@ BINARY = 1
 class InputStep(Record):
     """Inputs of a net by one rule, or from the levels of categories."""
 
-    rule: int  # of `RULES`, or LEVELS
+    rule: int  # of `COLUMN_RULES`, or LEVELS_STEP
     n: int  # inputs, or categories
     columns: int  # address of the places of their columns in the row
     constants: int  # address of numbers of float64, or of what levels write, float32
@@ -96,13 +97,13 @@ def _write_numbers(step: InputStep, x: Array, z: int) -> None:
     k = row(step.constants, 3 * step.n, F64)
     for i in range(step.n):
         number = x[place[i]]
-        if step.rule == CLIPPED:
+        if step.rule == CLIPPED_STEP:
             inputs[i] = _clipped(number, k[2 * i], k[2 * i + 1])
-        elif step.rule == RISING:
+        elif step.rule == RISING_STEP:
             inputs[i] = _rising(number, k[2 * i], k[2 * i + 1])
-        elif step.rule == MISSING:
+        elif step.rule == MISSING_STEP:
             inputs[i] = _missing(number)
-        elif step.rule == PIECES:
+        elif step.rule == PIECES_STEP:
             inputs[i] = _share_below(number, k[3 * i], k[3 * i + 1], k[3 * i + 2])
         else:
             inputs[i] = _within(number, k[3 * i], k[3 * i + 1], k[3 * i + 2])
@@ -163,7 +164,7 @@ def _add_trees(trees: Trees, x: Array, n_in: int, y: Array, work: int) -> None:
 @njit
 def _sum(a: Array, n: int) -> float:
     """The sum of a row in NumPy's order, of up to 128 numbers."""
-    r = row(stack(LINE), 8, F64)
+    r = row(stack(LINE_BYTES), 8, F64)
     ends = n - n % 8
     for k in range(8):
         r[k] = 0.0
@@ -198,7 +199,7 @@ def table_row(scalar: Scalar) -> Callable[[int, int, int, int], None]:
             z = work
             for s in range(weighted.n_steps):
                 step = records_at(weighted.steps, weighted.n_steps, InputStep)[s]
-                if step.rule == LEVELS:
+                if step.rule == LEVELS_STEP:
                     _write_levels(step, numbers, z)
                 else:
                     _write_numbers(step, numbers, z)
@@ -218,7 +219,7 @@ def table_row(scalar: Scalar) -> Callable[[int, int, int, int], None]:
                     y[j] += weighted.weight * F64(p[j])
         if table.trees:
             trees = record_at(table.trees, Trees)
-            buffers = work + (2 + BUFFERS) * table.unit
+            buffers = work + (2 + ROW_BUFFERS) * table.unit
             _add_trees(trees, numbers, table.n_in, y, buffers)
         if table.task > 0:
             total = _sum(y, table.n_out)
@@ -286,8 +287,8 @@ class TableOwner:
             for member in members
         ]
         sizes = [n for member in members for n in member.network.layout.sizes]
-        of_row = round_up(8 * max(n_in, n_out), LINE)
-        unit = round_up(4 * max([*sizes, n_out]), LINE)
+        of_row = round_up(8 * max(n_in, n_out), LINE_BYTES)
+        unit = round_up(4 * max([*sizes, n_out]), LINE_BYTES)
         self.kept: list[Any] = [members, flats]
         steps = [
             self._kept(
@@ -328,7 +329,7 @@ class TableOwner:
             "model": address(self._kept(model)),
             "out_at": of_row,
             "work_at": 2 * of_row,
-            "n_bytes": 2 * of_row + (2 + BUFFERS) * unit + more,
+            "n_bytes": 2 * of_row + (2 + ROW_BUFFERS) * unit + more,
         }
 
     def __reduce__(self) -> Any:
@@ -365,13 +366,13 @@ class TableOwner:
         n = len(step.columns)
         if isinstance(step, NumberStep):
             constants = self._address(step.constants, F64)
-            return RULES.index(step.rule), n, places, constants, n, 0, 0, 0
+            return COLUMN_RULES.index(step.rule), n, places, constants, n, 0, 0, 0
         constants = self._address(step.constants, F32)
         width = step.constants.shape[1]
         starts, inputs = (
             self._address(array, INT) for array in (step.starts, step.inputs)
         )
-        return LEVELS, n, places, constants, step.n_inputs, starts, inputs, width
+        return LEVELS_STEP, n, places, constants, step.n_inputs, starts, inputs, width
 
     def _address(self, array: Array, dtype: Any) -> int:
         return address(self._kept(np.ascontiguousarray(array, dtype)))

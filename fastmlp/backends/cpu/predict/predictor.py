@@ -101,8 +101,8 @@ class Prediction:
 
 
 Rows = Array | SparseRows | Expanded
-SMALL = ("one by one", "in lanes")
-BLOCKS = {"row tiles": TiledRows, "row blocks": RowBlocks}
+SMALL_WAYS = ("one by one", "in lanes")
+BLOCK_PREDICTORS = {"row tiles": TiledRows, "row blocks": RowBlocks}
 
 
 class Way(NamedTuple):
@@ -259,9 +259,9 @@ class Predictor:
             self._by_panels(x, out)
             return None
         way = way_for(len(x), self._network, self._n_threads)
-        if way.method in SMALL or len(x) <= way.quick:
+        if way.method in SMALL_WAYS or len(x) <= way.quick:
             return self._by_small_batch(x, out, way)
-        if way.method in BLOCKS:
+        if way.method in BLOCK_PREDICTORS:
             self._by_blocks(x, out, way)
         else:
             self._by_panels(x, out)
@@ -324,14 +324,14 @@ class Predictor:
         way = self._ways.get(len(x)) or keep(
             self._ways, len(x), way_for(len(x), network, self._n_threads)
         )
-        by_blocks = way.method in BLOCKS and len(x) > way.quick
+        by_blocks = way.method in BLOCK_PREDICTORS and len(x) > way.quick
         result = plain_out(x, out, network, who) if by_blocks else None
         if result is not None and self._by_blocks(x, result, way):
             return result
         return None
 
     def _by_blocks(self, x: Array, out: Array, way: Way) -> bool:
-        kind = BLOCKS[way.method]
+        kind = BLOCK_PREDICTORS[way.method]
         key = (self._network, self._runner.n_threads, kind)
         blocks = self._idle.take(key) or kind(self._runner, self._network)
         finite: bool = blocks(self._parameters, x, out)

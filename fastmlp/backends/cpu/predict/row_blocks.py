@@ -31,13 +31,13 @@ from fastmlp.backends.cpu.simd.pack import MatrixRows, moves
 from fastmlp.backends.cpu.tuning import (
     ALIGNMENT,
     BY_OUTPUTS_BYTES,
-    FEW_ROWS,
     LARGEST_TILE,
     LIVE_FLOPS,
     LOOP_FLOPS,
     PREDICT_FLOPS,
     ROW_TILE_BYTES,
     ROW_TILES,
+    SECOND_TILE_ROWS,
     SPREAD_BYTES,
     TILED_AT_ONCE,
 )
@@ -61,7 +61,7 @@ from fastmlp.validation import Array
 VECTORS = LARGEST_TILE[1]
 # A thread's blocks of values: a layer's inputs, its outputs,
 # and the derivatives that an activation's block writes.
-BLOCKS = 3
+N_BLOCKS = 3
 # Numba's threads are not a team: one of its regions takes longer than a layer.
 _HAS_TEAM = COMPILER == "translator"
 # Fewest inputs whose flat weights tiles read at a time.
@@ -184,7 +184,7 @@ def make_flat(
     apart = 2 * LINE_BYTES if tiled else 0
     block_bytes = (round_up(layout.widest, lanes) * size + apart) * height
     slope_bytes = sum(layout.sizes[1:]) * height * size if slopes else block_bytes
-    n_blocks = BLOCKS - 1 + kept_rows
+    n_blocks = N_BLOCKS - 1 + kept_rows
     buffer_bytes = round_up(n_blocks * block_bytes + slope_bytes, ALIGNMENT)
     check_bytes = round_up(2 * lanes * size, ALIGNMENT)
     buffers = aligned(n_threads * buffer_bytes, np.uint8)
@@ -465,7 +465,7 @@ def _tiles_of_rows(scalar: Scalar) -> tuple[Predict, Predict]:
             numbers = MatrixRows(source + k * size, stride)
             shape = Shape(n_out, n)
             operands = (sums, begins, weights, numbers, shape, n_terms, positive)
-            if n > FEW_ROWS:
+            if n > SECOND_TILE_ROWS:
                 many(*operands)
             elif n > 2:
                 few(*operands)

@@ -41,10 +41,8 @@ from fastmlp.compiler.target import lanes_of
 from fastmlp.network.spec import Network
 from fastmlp.validation import Array
 
-# A row's buffers: values before and after each activation,
-# and slopes. Bytes of a cache line.
-BUFFERS = 3
-LINE = 64
+# A row's buffers: values before and after each activation, and slopes.
+ROW_BUFFERS = 3
 
 
 def pack_net(scalar: row_blocks.Scalar) -> Callable[[int], None]:

@@ -16,7 +16,7 @@ F64 = np.dtype(np.float64)
 INT = np.int64
 I32 = np.int32
 # Rows that a tree is added to while it is in the cache.
-ROWS = 128
+TREE_ROWS = 128
 # A set has a bit for each level, in numbers of int32.
 N_BITS, WORDS = 256, 8
 
@@ -156,10 +156,10 @@ def tree_sums(scalar: Any) -> Any:
         model: int, x: int, down: int, right: int, n: int, out: int, skip: int, k: int
     ) -> None:
         trees = record_at(model, Trees)
-        for first in range(0, n, ROWS):
+        for first in range(0, n, TREE_ROWS):
             for t in range(trees.n_trees):
                 column = row(out + (t % k) * skip, n, np.float64)
-                for r in range(first, min(first + ROWS, n)):
+                for r in range(first, min(first + TREE_ROWS, n)):
                     column[r] += value_of(trees, t, x + r * down, right)
 
     return add

@@ -40,7 +40,7 @@ from fastmlp.compiler import hinted, njit
 from fastmlp.compiler.target import LINE_BYTES, PairProducts, lanes_of, vector_bytes
 
 # Products of pairs that differ from float32's in more than an instruction.
-_KINDS: dict[PairProducts | None, Callable[..., Sweep]] = {
+_PAIR_SWEEPS: dict[PairProducts | None, Callable[..., Sweep]] = {
     "tiles": TileSweep,
     "matrices": MatrixSweep,
 }
@@ -96,7 +96,7 @@ def _sweeps(
         if packed:
             form["prefetches"] = False
         tile = TileForm(scalar, lanes_of(scalar), rows, vectors, by_column, **form)
-        return sweep(tile, _KINDS.get(pairs))
+        return sweep(tile, _PAIR_SWEEPS.get(pairs))
 
     # Along its rows, bfmmla takes a panel of A at once:
     # too little to share prefetches over.

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from fastmlp.backends.cpu.simd.microkernel import Start, Sweep, Turn, prefetch_streams
 from fastmlp.backends.cpu.simd.vector import (
     DEEP,
-    LEFT,
-    RIGHT,
+    LEFT_TILES,
+    RIGHT_TILES,
     ROW_BYTES,
     TILE_ROWS,
     Condition,
@@ -122,7 +122,7 @@ class MatrixSweep(Sweep):
 SQUARE = 8
 # Bytes of a tile of A, and of two pairs of tiles: two are read, the next two written.
 TILE_BYTES = TILE_ROWS * ROW_BYTES
-TURN_BYTES = len(LEFT) * TILE_BYTES
+TURN_BYTES = len(LEFT_TILES) * TILE_BYTES
 
 
 def configure(v: Vectors, n_rows: Word) -> None:
@@ -231,12 +231,12 @@ class TileSweep(Sweep):
         b.
         """
         for i in range(len(rows)):
-            self.registers.load(LEFT[i], self.place_of(i, k), ROW_BYTES)
+            self.registers.load(LEFT_TILES[i], self.place_of(i, k), ROW_BYTES)
         for i, j in self.tiles_of(rows):
-            right = RIGHT[j % len(RIGHT)]
+            right = RIGHT_TILES[j % len(RIGHT_TILES)]
             if i == 0:
                 self.registers.load(right, b + b_stride * j, self.v.bytes)
-            self.registers.multiply(self.number(i, j), LEFT[i], right)
+            self.registers.multiply(self.number(i, j), LEFT_TILES[i], right)
 
     def place_of(self, i: int, k: Word) -> Word:
         """The address of the k-th tile of A, of the first or the second rows."""

@@ -25,9 +25,9 @@ import numpy as np
 TILE_ROWS, DEEP = 16, 16
 ROW_BYTES = 64
 # Registers of sums, of left operands, and of right ones.
-SUMS = range(4)
-LEFT = range(4, 6)
-RIGHT = range(6, 8)
+SUM_TILES = range(4)
+LEFT_TILES = range(4, 6)
+RIGHT_TILES = range(6, 8)
 
 
 class TileRegisters(ABC):
@@ -72,7 +72,7 @@ class NumPyTileRegisters(TileRegisters):
         self.row = vectors.of_lanes(ROW_BYTES // 4)
 
     def _rows(self, register: int, address: Any, stride: Any) -> list[Any]:
-        n = DEEP if register in RIGHT else self.state.rows
+        n = DEEP if register in RIGHT_TILES else self.state.rows
         assert n, "not configured"
         return [address + r * stride for r in range(n)]
 

@@ -7,10 +7,10 @@ from llvmlite import ir
 
 from fastmlp.backends.cpu.simd.vector import (
     DEEP,
-    LEFT,
-    RIGHT,
+    LEFT_TILES,
+    RIGHT_TILES,
     ROW_BYTES,
-    SUMS,
+    SUM_TILES,
     Scalar,
     TileRegisters,
     VectorAccess,
@@ -43,7 +43,7 @@ class _BFloat16(ir.Type):
         return "bfloat"
 
 
-BFLOAT16 = _BFloat16()
+BFLOAT16_TYPE = _BFloat16()
 
 
 class _Word:
@@ -210,8 +210,8 @@ def _configuration(rows: Any) -> list[Any]:
     bytes of a row of each register, 16 bits each, and rows of each, 8 bits each.
     """
     widths = sum(ROW_BYTES << 16 * i for i in range(4))
-    ones = sum(1 << 8 * i for i in (*SUMS, *LEFT))
-    fixed = sum(DEEP << 8 * i for i in RIGHT)
+    ones = sum(1 << 8 * i for i in (*SUM_TILES, *LEFT_TILES))
+    fixed = sum(DEEP << 8 * i for i in RIGHT_TILES)
     return [1, 0, widths, widths, 0, 0, rows * ones + fixed, 0]
 
 
@@ -328,7 +328,7 @@ class LLVMVectors(Vectors):
 
     def _multiplied(self, name: str, a: Any, b: Any, c: Any) -> Any:
         """The instruction of this name for c and vectors of pairs."""
-        pairs = ir.VectorType(BFLOAT16, 2 * self.lanes)
+        pairs = ir.VectorType(BFLOAT16_TYPE, 2 * self.lanes)
         kind = ir.FunctionType(self.kind, [self.kind, pairs, pairs])
         function = declared(self.builder, name, kind)
         factors = [self.builder.bitcast(vector.value, pairs) for vector in (a, b)]
@@ -349,7 +349,7 @@ class LLVMVectors(Vectors):
 
     def rounded(self, a: Any, b: Any) -> Any:
         if multiplies_pairs() and self.bytes == 64:
-            pairs = ir.VectorType(BFLOAT16, 2 * self.lanes)
+            pairs = ir.VectorType(BFLOAT16_TYPE, 2 * self.lanes)
             kind = ir.FunctionType(pairs, [self.kind] * 2)
             name = "llvm.x86.avx512bf16.cvtne2ps2bf16.512"
             function = declared(self.builder, name, kind)

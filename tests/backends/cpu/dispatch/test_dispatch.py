@@ -21,10 +21,10 @@ from fastmlp.backends.cpu import dispatch, limits, worker_pool
 from fastmlp.backends.cpu.dispatch import Autotuner, Costs, Work, pieces_of
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.tuning import (
+    FLOP_RATE,
     LONG_RETRY,
     MOST_PIECES,
     PIECE_FLOPS,
-    RATE,
     RETRY,
     SECONDS_VALID,
     WORTH_COMPILING,
@@ -196,7 +196,9 @@ def test_a_process_of_little_work_compiles_no_team(
     costs: dict[int, Costs | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(dispatch._work, "seconds", 0.0)
-    calls = [dispatch.pays(Work(WORTH_COMPILING * RATE / 4, 10), 2) for _ in range(6)]
+    calls = [
+        dispatch.pays(Work(WORTH_COMPILING * FLOP_RATE / 4, 10), 2) for _ in range(6)
+    ]
     assert calls == [False] * 4 + [True] * 2
 
 

@@ -33,9 +33,9 @@ from fastmlp.backends.cpu.plan.partition import (
 )
 from fastmlp.backends.cpu.plan.plan import Addresses, make_plan, make_workspace
 from fastmlp.backends.cpu.plan.records import (
-    ALL,
-    NONE,
-    OTHERS,
+    STORE_ALL_PAST,
+    STORE_NO_COPY_PAST,
+    STORE_OTHERS_PAST,
     Batch,
     BlockAddresses,
     Job,
@@ -58,14 +58,19 @@ from fastmlp.network.spec import Layout, make_layout
 def test_what_no_cache_holds_goes_past_them() -> None:
     small = make_layout((10, 20, 30))
     large = make_layout((1000, 1000, 1000))
-    assert plan_of(small, 16)[0].net[0].non_temporal == NONE
+    assert plan_of(small, 16)[0].net[0].non_temporal == STORE_NO_COPY_PAST
     assert (
-        plan_of(small, 16, n_threads=2, by_panels=True)[0].net[0].non_temporal == OTHERS
+        plan_of(small, 16, n_threads=2, by_panels=True)[0].net[0].non_temporal
+        == STORE_OTHERS_PAST
     )
     assert (
-        plan_of(small, 16, n_threads=1, by_panels=True)[0].net[0].non_temporal == NONE
+        plan_of(small, 16, n_threads=1, by_panels=True)[0].net[0].non_temporal
+        == STORE_NO_COPY_PAST
     )
-    assert plan_of(large, 16, n_threads=2, by_panels=True)[0].net[0].non_temporal == ALL
+    assert (
+        plan_of(large, 16, n_threads=2, by_panels=True)[0].net[0].non_temporal
+        == STORE_ALL_PAST
+    )
 
 
 @for_every_layout

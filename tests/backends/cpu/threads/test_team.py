@@ -23,8 +23,8 @@ from fastmlp.backends.cpu.team import (
     JOINED,
     LEFT,
     LINE,
-    MOST,
-    PARTS,
+    MOST_THREADS,
+    PART_LINES,
     POSTED,
     STOPPED,
     WOKEN,
@@ -198,7 +198,7 @@ def test_lines_of_a_team_and_a_job_alone() -> None:
     for limit in (2, 255, 300):
         team = make_team(limit)
         assert team.ctypes.data % LINE == 0
-        assert team.nbytes == PARTS + min(limit, 255) * LINE
+        assert team.nbytes == PART_LINES + min(limit, 255) * LINE
         assert not team[: JOINED // 8 + 1].any()
     drill = Drill(5, 10)
     drill.job["team"] = 1
@@ -427,5 +427,5 @@ def test_a_team_has_no_more_helpers_than_mailboxes(
 
     monkeypatch.setattr(worker_pool, "pool", Noted)
     drill = Drill(8, 3)
-    worker_pool.run(drill.driver, drill.job, 2 * MOST)
-    assert wanted == [MOST]
+    worker_pool.run(drill.driver, drill.job, 2 * MOST_THREADS)
+    assert wanted == [MOST_THREADS]

@@ -254,7 +254,7 @@ def test_nothing_is_dropped_but_in_fit(rng: np.random.Generator) -> None:
 def test_predictions(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
     parameters, data = net.draw(np.random.default_rng(0), 7)
     # Three rows at a time.
-    monkeypatch.setattr(cuda_predict, "CHUNK_NUMBERS", 120)
+    monkeypatch.setattr(cuda_predict, "GPU_CHUNK_NUMBERS", 120)
     for raw in (False, True):
         expected = np.empty((7, net.sizes[-1]))
         CPU(net.network, 1).predict(parameters, data.x, expected, raw=raw)
@@ -271,7 +271,7 @@ def test_losses_and_gradients(loss: str, monkeypatch: pytest.MonkeyPatch) -> Non
     parameters, data = net.draw(rng, 7, weighted=[*CASES].index(loss) % 2 == 0)
     cpu = CPU(net.network, 1)
     value, slopes = cpu.loss_and_gradient(parameters, data)
-    monkeypatch.setattr(cuda_predict, "CHUNK_NUMBERS", 120)
+    monkeypatch.setattr(cuda_predict, "GPU_CHUNK_NUMBERS", 120)
     gpu_value, gradient = gpu(net).objective(Data(*data))(parameters)
     assert gpu_value == pytest.approx(value, rel=1e-12)
     np.testing.assert_allclose(gradient, slopes, rtol=1e-10, atol=1e-12)
@@ -340,7 +340,7 @@ def test_evaluations_and_single_steps(
     rng = np.random.default_rng(0)
     net = Net(loss="cross_entropy", sizes=(3, 4, 3), penalties=PENALTIES)
     parameters, data = net.draw(rng, 7, weighted=True)
-    monkeypatch.setattr(engine, "CHUNK_NUMBERS", 120)
+    monkeypatch.setattr(engine, "GPU_CHUNK_NUMBERS", 120)
 
     def answers() -> Any:
         engine = gpu(net)
@@ -356,8 +356,8 @@ def test_evaluations_and_single_steps(
         )
         yield copied
         yield moments.flat()
-        yield device.all_finite(device.MODULE.to_device(data.x))
-        yield device.all_finite(device.MODULE.to_device(data.x * np.nan))
+        yield device.all_finite(device.NUMBA_MODULE.to_device(data.x))
+        yield device.all_finite(device.NUMBA_MODULE.to_device(data.x * np.nan))
 
     expected = list(answers())
     watched(ORDERS[order](), monkeypatch)
@@ -393,7 +393,9 @@ def test_a_missing_barrier_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
             numbers = np.zeros(1, dtype_of(NetProgress))
         else:
             numbers = np.zeros((1, 4))
-        configured(made, (numbers,), n_blocks, 2)(device.MODULE.to_device(numbers))
+        configured(made, (numbers,), n_blocks, 2)(
+            device.NUMBA_MODULE.to_device(numbers)
+        )
 
     def unordered(x: Any) -> None:
         x[0, cuda.threadIdx.x] = 1.0
