@@ -58,13 +58,13 @@ _OF_NETS = (
     small_batch.pack_net, small_batch.predict_small, small_batch.row_by_row,
     small_batch.small_batch,
 )  # fmt: skip
-# Factories of blocks of one dtype: of teams,
-# orders and groups; of second order, trees and tables.
+# Factories of blocks of int64: shuffled orders, teams of threads, groups of nets.
 _OF_INTEGERS = (
     shuffle.shuffle, shuffle.shuffle_again, team.enter, team.lead, team.share, worker_pool.launch,
     worker_pool.serve, side_by_side.predict_nets, side_by_side.step_nets,
     worker_pool.lead_call,
 )  # fmt: skip
+# Factories of blocks of float64: calibration, second order, trees, models of tables.
 _OF_FLOAT64 = (
     dispatch.calibrate, second_order.cholesky, second_order.gauss_newton,
     second_order.derived_gauss_newton, trees.tree_sums, embedded_tables.row_entry,

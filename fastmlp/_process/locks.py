@@ -32,7 +32,7 @@ change = [object()]
 
 
 def _nothing() -> None:
-    """Return what a weak reference to a dead object does."""
+    """Return None, as a weak reference to a dead object does."""
 
 
 def _note_fork() -> None:

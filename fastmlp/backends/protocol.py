@@ -192,10 +192,10 @@ class Predictor(Protocol):
         ...
 
     def quick(self, x: object, *, alone: bool) -> Array | None:
-        """Predictions of plain rows; None if x needs a check or a copy.
+        """Return predictions of plain rows; None if x needs a check or a copy.
 
-        `alone`: only on the caller's thread,
-        in the buffers of an earlier call for a few rows.
+        With `alone` the call stays on the caller's thread, and takes the buffers of an
+        earlier call for a few rows.
         """
         ...
 
@@ -224,7 +224,7 @@ class RankExchange(Protocol):
         ...
 
     def allgather(self, values: Array) -> Array:
-        """The values of all ranks, shape (size, n), from this rank's, shape (n,)."""
+        """Return the values of all ranks, shape (size, n); `values` has shape (n,)."""
         ...
 
 
@@ -277,8 +277,8 @@ class QuickStep(Protocol):
 
 
 class Trainer(Protocol):
-    """One fit's buffers on a device.
-    A unit is the least work of a call, at most a step.
+    """A fit's buffers on a device, and the calls that train in them. A unit is the
+    least work of a call, at most a step.
 
     Attributes
     ----------
@@ -400,8 +400,9 @@ class Engine(Protocol[P]):
 
     Attributes
     ----------
-    queue : int or None Fits on one queue wait for each other and leave the cores free: the number
-    of the GPU. None: fits share the cores.
+    queue : int or None
+        The number of the GPU: fits on one queue wait for each other, and leave the
+        cores free. None: fits share the cores.
     """
 
     network: Network
@@ -410,8 +411,10 @@ class Engine(Protocol[P]):
     def queue(self) -> int | None: ...
 
     def data(self, X: Any, y: Any, sample_weight: Any, who: str, **gaps: bool) -> Data:
-        """Validated rows where the device wants them; `gaps` are options of
-        `weighted_targets`."""
+        """Validated rows where the device wants them.
+
+        `gaps` are options of `weighted_targets`.
+        """
         ...
 
     def weights(self, sample_weight: Any, n_rows: int, who: str) -> Array:
@@ -436,9 +439,13 @@ class Engine(Protocol[P]):
         select: Select = as_given,
         compute_dtype: Computed = None,
     ) -> Predictor:
-        """The predictor for these live parameters; `raw`: before activation or link.
-        `select` is applied to an X that is not a plain array; products are in
-        `compute_dtype`.
+        """The predictor for these live parameters.
+
+        Parameters
+        ----------
+        raw : True for outputs before the output activation or the link
+        select : applied to an X that is not a plain array
+        compute_dtype : dtype of the products; None: the net's
         """
         ...
 
@@ -455,9 +462,12 @@ class Engine(Protocol[P]):
     def objective(
         self, data: Data, *, summed: bool = False, room: int | None = None
     ) -> Objective:
-        """Objective and gradient on all rows of `data`, as a function of the
-        parameters; `summed`: of the sum of the losses, not of their mean; `room`: of
-        later rows.
+        """Objective and gradient on all rows of `data`, as a function of the parameters.
+
+        Parameters
+        ----------
+        summed : True for the sum of the losses, False for their mean
+        room : the most rows that `Objective.take` switches to later
         """
         ...
 
@@ -555,9 +565,9 @@ def engine_on(
     Parameters
     ----------
     device : "cpu", "cuda" or "cuda:<number>"
-    n_threads : at most so many threads of the CPU; None: as many as the process may use
+    n_threads : the most threads of the CPU; None: as many as the process may use
     lock : held while the parameters are read or written as a whole
-    buffers : where calls leave buffers for the next ones; None: the engine's own
+    buffers : where calls leave buffers for the next ones; None: a list of the engine's
     """
     if device == "cpu":
         engine: Engine[Any] = _module("cpu").Engine(network, n_threads, lock, buffers)

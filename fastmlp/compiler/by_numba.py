@@ -239,9 +239,7 @@ RESTORE = "restore_here(before)"
 
 
 class _Restoring(ast.NodeTransformer):
-    """Restores before each `continue` of a loop's body;
-    those of inner loops are their own.
-    """
+    """Restores the mode before each `continue` of a loop's body, inner loops' excepted."""
 
     def visit_For(self, node: ast.For) -> ast.For:
         return node

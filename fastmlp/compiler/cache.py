@@ -15,8 +15,7 @@ those within.
 On Linux, and on macOS with arm64, code is an image: code and constants that refer to
 themselves by distances. Slots in it take the addresses of the functions that it calls:
 C's `memset`, and functions of Python's. The memory belongs to no file, so the disk need
-not permit execution, and forked children share it. Elsewhere LLVM loads its own
-objects.
+not permit execution, and forked children share it. Elsewhere LLVM loads the objects.
 """
 
 import ctypes

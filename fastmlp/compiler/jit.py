@@ -225,7 +225,7 @@ class Unsupported(Exception):
 
 
 class NoSource(Unsupported):
-    """As of a frozen program, whose bytecode Numba compiles."""
+    """A function without a source, as in a frozen program: Numba takes its bytecode."""
 
 
 Definition = ast.FunctionDef

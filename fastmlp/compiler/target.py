@@ -233,7 +233,7 @@ _LEAVES = (
     (0x80000008, 0, 2),
 )
 _OSXSAVE = 1 << 27
-# By index of the result, the bits that a level needs, and those of AVX512-BF16.
+# By index of the result, the bits that a level needs, and the bit of AVX512-BF16.
 _OF_V3 = {5: 0x38D83201, 8: 0x128, 19: 1 << 5, 22: 0x6}
 _AVX512F = {8: 1 << 16, 22: 0xE6}
 _OF_V4 = _OF_V3 | {8: 0xD0030128, 22: 0xE6}
@@ -246,8 +246,8 @@ def level() -> Host | None:
 
 
 def level_of(leaves: bytes) -> Host | None:
-    """A processor's level by its `cpuid`; None if it has none,
-    or more of AVX-512 than the lower level and less than the higher.
+    """A processor's level by its `cpuid`; None without a level, or with more of AVX-512
+    than the lower level and less than the higher.
     """
     if _has(leaves, _OF_V4):
         return V4

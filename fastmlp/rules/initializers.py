@@ -99,8 +99,8 @@ class Orthogonal:
     Parameters
     ----------
     gain : float above 0, default 1
-        The singular values of the weights. Of relu,
-        the root of 2 keeps the scale of activations.
+        The singular values of the weights. For relu, the root of 2 keeps the scale of
+        activations.
 
     Raises
     ------
@@ -131,7 +131,7 @@ class Orthogonal:
         n_in, n_out = shape
         numbers = generator.normal(size=(max(shape), min(shape)))
         columns, triangle = np.linalg.qr(numbers)
-        # Signs of the diagonal make the distribution that of Haar.
+        # Signs of the diagonal make the distribution Haar's.
         columns *= self.gain * np.where(np.diag(triangle) < 0, -1.0, 1.0)
         return columns if n_in >= n_out else columns.T
 

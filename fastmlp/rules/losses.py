@@ -235,7 +235,7 @@ class Head(NamedTuple):
 
     Attributes
     ----------
-    name : of its own, or "head_0", "head_1", ...
+    name : given by the user, or "head_0", "head_1", ...
     weight : of its loss in the sum
     """
 

@@ -380,13 +380,13 @@ class LedCalls:
 
     A table has the threads of the next calls, by the order of their operations, where
     compiled calls read it. After some calls Python times one and decides anew. A first
-    call on a team is no slower than a calibration, so there is no other.
+    call on a team is as fast as a calibration, which is left out.
 
     Parameters
     ----------
     kind : hashable; calls of one kind share autotuners
     n_threads : the most threads
-    job : fields of a record that begins with those of `worker_pool.JobTeam`
+    job : fields of a record that begins as `worker_pool.JobTeam`
     pieces : of each thread's part of a loop
     n_weights : of the net; a row of a wide one may be shared
 
@@ -426,7 +426,7 @@ class LedCalls:
         self._slept_at = self._late_since = self._spread_at = 0.0
 
     def is_shared(self, flops: int) -> bool:
-        """True if the next call of so many operations has a team."""
+        """True if the next call of this many operations has a team."""
         return flops >= self.least and self._next_calls[flops.bit_length()]["n"] > 1
 
     def run(

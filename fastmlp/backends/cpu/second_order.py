@@ -172,7 +172,8 @@ class GaussNewton:
         return record, row_block
 
     def _derived_fields(self, network: Network, data: Data) -> dict[str, int]:
-        """What rows of the derivatives by the inputs read beside those of values.
+        """Fields that rows of the derivatives by the inputs read, beside the fields for
+        rows of values.
 
         The mean of squares of w (J - G)^2 has the curvature 2 w / known;
         unknown numbers have rows of 0.
@@ -265,7 +266,9 @@ class GaussNewton:
 
     @property
     def derivative_loss(self) -> float:
-        """Of the last objective; NaN without derivatives."""
+        """The mean square of the last objective's residuals of derivatives; NaN without
+        derivatives.
+        """
         return self._objective.derivative_loss
 
     def linearize(self, parameters: Array) -> None:
@@ -275,7 +278,8 @@ class GaussNewton:
         self.diagonal = self._gram[self._diagonal_places] + self._decay
 
     def step(self, gradient: Array, damping: Array) -> Array | None:
-        """None where G + damping is not positive definite.
+        """The solution d of (G + damping) d = -gradient, shape (n_trained,); None where
+        G + damping is not positive definite.
 
         Parameters
         ----------
@@ -344,7 +348,7 @@ def gauss_newton(scalar: Scalar) -> Callable[[int], None]:
 
 
 def derived_gauss_newton(scalar: Scalar) -> Callable[[int], None]:
-    """The same with rows of the derivatives by the inputs below those of values."""
+    """J^T H J, with rows of the derivatives by the inputs below the rows of values."""
     return _gauss_newton(scalar, derived=True)
 
 

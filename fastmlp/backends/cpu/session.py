@@ -141,8 +141,8 @@ class PanelPacking:
 class Moments:
     """An optimizer's state, zeros at first; training writes to it in place.
 
-    The state is never flat: copying that of 8 million parameters at the end of a fit
-    took 0.2 s.
+    The state is never flat: a copy for 8 million parameters at the end of a fit took
+    0.2 s.
 
     Attributes
     ----------
@@ -223,7 +223,7 @@ class Moments:
         return True
 
     def shown(self, trained: Array) -> Array:
-        """Keep the parameters trained so far, packed; return the shown ones."""
+        """Keep the packed parameters trained so far; return the ones that are shown."""
         if self.n_slots == N_SLOTS:
             return trained
         m, _, kept, shown = self._arrays()
@@ -243,7 +243,7 @@ class Moments:
         self._packed = None if flat is None else self._pack(flat)
 
     def flat(self) -> Array:
-        """A copy in the order of the parameters, shape (n_slots, n_parameters)."""
+        """A copy in the parameters' order, of shape (n_slots, n_parameters)."""
         panels = self.panels
         return np.stack([panels.flat(packed) for packed in self._arrays()])
 
@@ -261,14 +261,14 @@ class Moments:
 
     @property
     def panels(self) -> PanelPacking:
-        """The plan that packs takes 0.1 ms to make."""
+        """The packing for the current spacing, kept: a plan takes 0.1 ms."""
         if self.spacing not in self._packings:
             made = PanelPacking(self.network, sparse=self.sparse, spacing=self.spacing)
             self._packings[self.spacing] = made
         return self._packings[self.spacing]
 
     def __reduce__(self) -> Any:
-        """A copy may move to a machine with registers of another width."""
+        """A copy is flat: it may move to a machine with other registers."""
         return Moments, (self.network, self.flat())
 
 
@@ -282,7 +282,7 @@ class Session:
     blocks : blocks of the phases by their names
     moments : the optimizer's state, or None without training
     plain : True while phases run in their plain form: no field of `FEATURES` is set
-    rows : of a chunk: the `rows` given, else those of the partition
+    rows : of a chunk: the `rows` given, else the partition's
     kind : calls of one kind share an autotuner
     user : the trainer that has taken it last
 
@@ -478,9 +478,10 @@ class Session:
         return self._workspace_bytes + self._gradient.nbytes + replicas + derivatives
 
     def _make_first_layer(self, x: Any, *, train: bool) -> None:
-        """Point the plan to the blocks of a first layer on rows that are not a matrix,
-        and to buffers: to sort a chunk's numbers, and of expanded rows for their
-        pieces.
+        """Compile the first layer's blocks for rows that are not a matrix.
+
+        Training sorts a chunk's numbers by column, in buffers that are made here;
+        expanded rows have buffers for the places of their pieces.
         """
         if isinstance(x, SparseRows):
             n_numbers = x.most_numbers(self.rows) if train else 0
@@ -510,7 +511,7 @@ class Session:
         net["column_values"] = address(columns.values)
 
     def adopt(self, moments: Moments | None) -> None:
-        """Use this optimizer's state from now on; None: no state."""
+        """Train with this optimizer's state from now on; None: without a state."""
         self.moments = moments
         self._average_backup = None
         if (
@@ -552,7 +553,7 @@ class Session:
         self._at = self.moments = self._average_backup = None
 
     def take(self, data: Data) -> None:
-        """Work on these rows: of the kind, width and dtype of those before."""
+        """Work on these rows; kind, width and dtype are as before."""
         self.data = data
         self._at = None
         before = self.net["prefetches_rows"]
@@ -567,8 +568,9 @@ class Session:
             self._choose_form()
 
     def regroup(self, places: Sequence[tuple[int, int]], lowest: int) -> None:
-        """Take other coefficients for each layer's weights and biases, or none,
-        and train the layers from `lowest` on; not with microbatches.
+        """Take other coefficients for each layer's weights and biases, where FROZEN
+        means that they are not trained, and train the layers from `lowest` on. Sessions
+        with microbatches cannot.
         """
         for layer, (weights, biases) in zip(self._layers, places, strict=True):
             layer["weight_coefficients"] = weights
@@ -579,7 +581,7 @@ class Session:
         self._choose_form()
 
     def divide(self, partition: Partition) -> None:
-        """Divide steps by this partition; its team and its split layer stay."""
+        """Divide steps as this partition does; team and split layer stay."""
         rows = partition.rows
         small = partition.microbatch_rows
         cost = partition.cost
@@ -594,7 +596,7 @@ class Session:
             self.net["microbatch_rows"] = small
 
     def _choose_form(self) -> None:
-        # Numba knows no fields that are 0.
+        # Numba's code does not depend on fields that are 0.
         self.plain = COMPILER == "translator" and not any(
             watch.sees() for watch in self._watches
         )
@@ -629,7 +631,7 @@ class Session:
         return self._gradient[:size]
 
     def clip_by_norm(self, limit: NormLimit | None) -> None:
-        """None: do not clip."""
+        """Clip gradients by their norm from now on; None ends it."""
         if limit is None and not self.net["factors"]:
             return
         self.net["factors"] = 0

@@ -62,7 +62,7 @@ class GroupJob(Record):
     x: int  # addresses of the first net's rows,
     y: int  # targets or labels, or the place of its predictions,
     weight: int  # and weights, or 0
-    x_step: int  # bytes from a net's to those of the next net; 0: the same ones
+    x_step: int  # bytes from a net's rows to the next net's; 0: the same rows
     y_step: int
     weight_step: int
     label_bytes: int

@@ -307,7 +307,7 @@ def _assist(team: int, worker: int) -> None:
 
 @njit
 def wait_for_team(team: int, n_threads: int, most: int) -> None:
-    """Wait for so many threads, at most `most` spins."""
+    """Wait until `n_threads` have joined, at most `most` spins."""
     spins = 0
     while load_acquire(team + JOINED) < n_threads and spins < most:
         pause()
@@ -339,8 +339,8 @@ def entry() -> Block:
 
 @njit
 def lead_team(team: int, n_threads: int, driver: int, job: int) -> None:
-    """Wait briefly for so many threads, this one included,
-    unless it is 1; then run the driver.
+    """Wait briefly for `n_threads`, this one included, unless that is 1; then run the
+    driver.
     """
     mode = flush_denormals()
     if n_threads > 1:

@@ -298,9 +298,9 @@ TILED_AT_ONCE = 128
 TILED_WEIGHTS = sys.maxsize if vector_bytes() == 16 else 50_000
 # Rows of one tile with AVX-512.
 ONE_TILE = 8
-# Fewest weights of a net whose calls of at most so many rows go in a tile. In lanes ->
-# tiles, 4 rows, one thread of a Xeon with AVX-512: 8.2 -> 3.5 us (106-348-10), 3.6 ->
-# 2.3 (64-100-100-2), 2.3 -> 2.0 (100-100-10). AVX2 was not measured.
+# Fewest weights of a net whose calls of at most `ONE_TILE` rows go in a tile. In lanes
+# -> tiles, 4 rows, one thread of a Xeon with AVX-512: 8.2 -> 3.5 us (106-348-10), 3.6
+# -> 2.3 (64-100-100-2), 2.3 -> 2.0 (100-100-10). AVX2 was not measured.
 ONE_TILE_WEIGHTS = 15_000 if vector_bytes() == 64 else TILED_WEIGHTS
 # Fewest weights of a net of which a row may be led.
 LED_WEIGHTS = max(250_000, TILED_WEIGHTS)

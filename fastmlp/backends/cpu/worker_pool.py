@@ -329,8 +329,7 @@ def _lead(lead: Lead, ahead: NextCalls, n: int, driver: int, job: int) -> None:
 
 
 def lead_call(scalar: Any) -> Callable[[int, int, int, int], None]:
-    """Runs a driver on a job, with the workers that spin;
-    none is woken for a short call.
+    """Runs a driver on a job, with the workers that spin; a short call wakes no worker.
 
     Neither Python nor a lock is asked: a call joins its workers in 1 us.
     """

@@ -45,8 +45,8 @@ def entry_alloca(builder: Any, kind: Any) -> Any:
     with builder.goto_entry_block():
         place = builder.alloca(kind)
     place.align = 64
-    # llvmlite gives it a type with that of its content,
-    # for `load`, which knows it anyway.
+    # llvmlite gives it a type that names its content's, for `load`, which knows it
+    # anyway.
     place.type = POINTER
     return place
 

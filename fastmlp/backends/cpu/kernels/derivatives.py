@@ -118,7 +118,7 @@ def take_known(net: Net, n_rows: int, mass: float) -> None:
 
 @njit
 def add_squares(net: Net, n_rows: int) -> None:
-    """Add a chunk's squares to those of the epoch."""
+    """Add a chunk's squares to the epoch's."""
     own = derivatives_of(net)
     n_strips = (n_rows + STRIP_ROWS - 1) // STRIP_ROWS
     squares = row(own.squares, n_strips, np.float64)
@@ -299,8 +299,8 @@ def _jacobian(scalar: Scalar) -> tuple[Kernel, Kernel]:
     @njit
     def tangents(net: Net, k: int, place: PlacedRows) -> None:
         """Take the residuals r of output k forward: t_0 = r, s_l = t_(l-1) W_l, t_l =
-        s_l f'(z_l). The second-order terms s_l u_l f''(z_l) are added to those of the
-        outputs before.
+        s_l f'(z_l). The second-order terms s_l u_l f''(z_l) are added to the terms of
+        the outputs before.
         """
         own = derivatives_of(net)
         layers = layers_of(net)
@@ -330,9 +330,9 @@ def _jacobian(scalar: Scalar) -> tuple[Kernel, Kernel]:
 
 
 def _links(scalar: Scalar) -> tuple[Kernel, Kernel]:
-    """Two functions: one changes a block's raw Jacobian to that of predictions, in a
-    second place; the other takes residuals back, and sums second-order terms in
-    columns.
+    """Two functions: one writes the Jacobian of predictions, from a block's raw
+    Jacobian, to a second place; the other takes residuals back, and sums second-order
+    terms in columns.
     """
     lanes, size, vector, panel = _units_of(scalar)
     _, jacobian_at, columns_at = _buffers(scalar)

@@ -142,8 +142,8 @@ def _place(v: Vectors, places: Places, r: Word, c: Word) -> tuple[Word, Word]:
 
 
 def _strips(v: Vectors, target: Word, n: Word) -> Iterator[tuple[Word, list[Variable]]]:
-    """Yield each strip's first row and values, which are stored afterwards;
-    then those of each row that is left.
+    """Yield each strip's first row and values, which are stored afterwards; then each
+    row that is left by itself.
     """
     whole = n // STRIP_ROWS
     for first, n_strips, rows in (

@@ -85,7 +85,7 @@ def _has_few_outputs(net: Net, tile: Tile, layer: records.Layer) -> bool:
 
 @njit
 def _rows_of_biases(net: Net, control: Control) -> int:
-    """Rows of tangents, after those of values, have no part in a bias."""
+    """Rows of tangents, which follow the rows of values, have no part in a bias."""
     return min(control.n_rows, batch_of(net).n_rows)
 
 
@@ -307,8 +307,8 @@ def _steps(
     def sum_norms(
         net: Net, piece: Piece, p: int, control: Control, biases: int, slopes: int
     ) -> None:
-        """Gradients of gains and shifts,
-        rows after those of the biases, from sums by strips.
+        """Gradients of gains and shifts, rows that follow the biases, from sums by
+        strips.
         """
         (tile, layer, _), width = piece, piece[1].n_out
         sums = layer.norm_sums
@@ -367,8 +367,8 @@ def _steps(
 
     @njit
     def step_biases(net: Net, piece: Piece, p: int, control: Control, g: int) -> None:
-        """Step biases whose coefficients are not those of the weights: their gradient
-        is the sum of the deltas over rows.
+        """Step biases whose coefficients differ from the weights': their gradient is
+        the sum of the deltas over rows.
         """
         (tile, layer, _), n_rows = piece, _rows_of_biases(net, control)
         biases = layer.biases

@@ -61,7 +61,9 @@ from fastmlp.rules.updates import N_MOMENTS, PENALTIES
 def trained_activations(
     network: Network, dropped: Sequence[int] = ()
 ) -> tuple[list[int], list[int]]:
-    """As `activations`; with curvatures for steps with derivatives by the inputs."""
+    """The blocks and forms of `activations`, or, for steps with derivatives by the
+    inputs, of `curved_activations`.
+    """
     if network.derivatives:
         return curved_activations(network)
     return activations(network, dropped=dropped)
@@ -162,8 +164,8 @@ def link_block(link: losses.Link, dtype: Any) -> Block:
 
 
 def linked(link: str | losses.Parts, raw: NDArray[Any]) -> NDArray[Any]:
-    """Values of a link, or of those of heads,
-    of raw outputs of shape (n_rows, n_outputs), in their dtype.
+    """A link's values, or the links' of heads, for raw outputs of shape (n_rows,
+    n_outputs), in their dtype.
     """
     if not isinstance(link, str):
         columns = np.split(raw, np.cumsum([n for _, n in link])[:-1], axis=1)

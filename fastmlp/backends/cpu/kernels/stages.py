@@ -4,12 +4,12 @@ inputs after outputs; and back.
 A norm works on a row, so it runs when all panels of a block of rows are there. Forth it
 keeps two numbers a row, the mean and one over the root of the variance; back it
 computes the normed values again. The variance is of the distances from the mean, in a
-pass of its own: of numbers far from 0 its digits stay.
+separate pass, so that it keeps its digits for numbers far from 0.
 
 With x the normed values, D the deltas after the norm, g the gains, and means over a
 row's units, the deltas before it are root (D g - mean(D g) - x mean(D g x)). The
-gradient of a gain is the sum of D x over rows, of a shift that of D. Both are summed by
-strips here, whatever the threads, and phase two adds the strips.
+gradient of a gain is the sum of D x over rows; the gradient of a shift is the sum of D.
+Both are summed by strips here, whatever the threads, and phase two adds the strips.
 """
 
 from collections.abc import Iterator
@@ -177,8 +177,8 @@ def delta_means(
     width: Word,
     n: Word,
 ) -> None:
-    """Store the means of D g and of D g x:
-    those of half a vector of rows, one after the other.
+    """Store the means of D g and of D g x, for half a vector of rows at a time: first
+    all means of D g, then the others.
     """
     half = v.lanes // 2
     for i in v.range((n + (half - 1)) // half):
@@ -416,9 +416,7 @@ def stages_forward(scalar: Scalar) -> Kernel:
 
 
 def stages_backward(scalar: Scalar) -> Kernel:
-    """The block that turns n rows' deltas of a layer's outputs into those of its
-    sums.
-    """
+    """The block that turns n rows' deltas of a layer's outputs into deltas of its sums."""
     lanes = lanes_of(scalar)
     size = np.dtype(scalar).itemsize
     vector = lanes * size

@@ -118,7 +118,7 @@ def take_stored_step(job: Job, net: Net, ends: int) -> None:
 
 @njit
 def always(job: Job, loss: float) -> bool:
-    """A loss that is not finite is found after its step."""
+    """Return True: a loss that is not finite is found after its step."""
     return True
 
 
@@ -129,7 +129,11 @@ def _wants_gradient(job: Job, loss: float) -> bool:
 
 @njit
 def phase_two(job: Job, net: Net, more: int, ends: int, apply: int) -> None:
-    """One thread takes the step of microbatches, which is little work."""
+    """Compute the gradient and, with `apply`, take the step.
+
+    Microbatches have their gradient already: one thread takes their step, which is
+    little work.
+    """
     blocks = blocks_of(net)
     n_rows = gradient_rows(net, batch_of(net).n_rows)
     if net.microbatch_rows > 0:
@@ -144,9 +148,8 @@ def phase_two(job: Job, net: Net, more: int, ends: int, apply: int) -> None:
 
 
 def steps(scalar: Scalar, may_step: Any = always) -> Kernel:
-    """Both phases of a chunk; the result is the weighted loss.
-
-    Phase two is left out if ``may_step(job, loss)`` is False.
+    """Makes the function that takes a chunk through both phases, and returns its
+    weighted loss; phase two is left out if ``may_step(job, loss)`` is False.
     """
     size = np.dtype(scalar).itemsize
     add = moves(scalar, lanes_of(scalar)).add
@@ -202,7 +205,9 @@ def steps(scalar: Scalar, may_step: Any = always) -> Kernel:
 
 
 def objective(scalar: Scalar) -> Any:
-    """Adds the gradient of the chunk's rows; `loss` is their objective."""
+    """Makes the driver of an objective: it adds the gradient of the chunk's rows, and
+    sets `loss` to their objective.
+    """
     step = steps(scalar, _wants_gradient)
 
     def differentiate(address: int) -> None:
@@ -218,7 +223,7 @@ def objective(scalar: Scalar) -> Any:
 
 @njit
 def set_mass(net: Net, mass: float) -> None:
-    """Factors of deltas, 1 / mass, and of penalties, strength / mass."""
+    """Set the factors of deltas, 1 / mass, and of penalties, strength / mass."""
     batch = batch_of(net)
     scale = 1.0 / mass
     # Written only on change: else workers fetch its line once more.

@@ -139,7 +139,7 @@ def make_workspace(
     if gathered is None:
         gathered = 0 if sparse else sizes[0]
     size = np.dtype(dtype).itemsize
-    # The losses of rows, and those of each head, are float64.
+    # The losses of rows, and of each head, are float64.
     width = max(sizes[-1], n_targets, n_heads and (1 + n_heads) * 8 // size)
     output_bytes = _output_bytes(rows, width, size, lanes, parts)
     columns = parts * output_bytes // size
@@ -469,7 +469,7 @@ class Plan(NamedTuple):
     net, batch, blocks : records, shape (1,) each
     layers, tiles : records, shape (n_layers,) and (n_tiles,)
     strip_losses : float64, shape ((1 + n_heads) * n_strips,), the weighted loss of each strip of
-        rows, and that of each head
+        rows, then each head's
     tile_penalties : float64, shape (n_tiles,)
     penalties, strengths, scales : int64, float64, float64, shape (n_penalties,)
         Addresses of the penalties, their strengths, and this batch's strength / m.

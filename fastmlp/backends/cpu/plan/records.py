@@ -157,7 +157,7 @@ class Net(Record):
     strip_losses: int  # address of float64, each strip's weighted loss
     n_heads: int  # 0: the net has one loss
     head_strips: (
-        int  # bytes from the strips' losses to those of the first head, and to the next
+        int  # bytes from the strips' losses to the first head's, and to the next
     )
     tile_penalties: int  # address of float64 (n_tiles,)
     tile_squares: int  # clipping by norm: float64 (n_tiles, n_variables), by slot
@@ -199,7 +199,8 @@ class Derivatives(Record):
 
     A thread's buffer has panels of a block of rows, one after the other: of all hidden
     layers the slopes, the curvatures, the second-order terms, and for each output the
-    products; then the Jacobian of raw outputs, and with a link that of predictions.
+    products; then the Jacobian of raw outputs, and with a link the Jacobian of
+    predictions.
     """
 
     given: int  # 1: gradients by the raw Jacobian; 0: targets of the Jacobian
@@ -293,7 +294,7 @@ class BlockAddresses(Record):
     drop_alone: int  # (net, layer, values, at, n): dropout of sums, or of their deltas
     stages_forward: int  # (net, layer, at, n): from sums to outputs
     stages_backward: (
-        int  # (net, layer, at, n): from deltas of the outputs to those of the sums
+        int  # (net, layer, at, n): from deltas of the outputs to deltas of the sums
     )
     disturb: int  # (net, inputs, panel, n_panels, at, n): noise and dropout of inputs
 

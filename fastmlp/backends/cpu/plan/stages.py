@@ -82,8 +82,11 @@ class Stages(NamedTuple):
 
 
 def stages_of(layout: Layout, workspace: Any, forms: Any) -> Stages:
-    """`forms` are those of the activations;
-    addresses of gains are set by `point_to_gains`.
+    """The stages of a layout's layers; `point_to_gains` sets the addresses of gains.
+
+    Parameters
+    ----------
+    forms : how each layer's activation is finished
     """
     places = _Places(workspace.stages)
     lanes = workspace.lanes
@@ -134,7 +137,7 @@ def stages_of(layout: Layout, workspace: Any, forms: Any) -> Stages:
 
 
 def point_to_gains(layout: Layout, layers: Any, stages: Stages, vector: int) -> None:
-    """Set the addresses of the packed gains, from those of the biases."""
+    """Set the addresses of the packed gains, which follow the biases."""
     rows_taken = [0] * layout.n_layers
     for norm, record in zip(layout.norms, stages.arrays[0], strict=True):
         rows_taken[norm.layer] += 1
@@ -157,11 +160,10 @@ def _offsets(layout: Layout, i: int) -> NDArray[np.int64]:
 
 
 def _buffers(layout: Layout, i: int, form: int, buffers: list[int]) -> dict[str, int]:
-    """The places of a layer's sums, values and slopes; 0: those of the plain layer.
+    """The places of a layer's sums, values and slopes; 0: where a plain layer has them.
 
-    Deltas that come from elsewhere, a norm of the values or another layer, come before
-    the slopes do: slopes then have a place of their own, and the products do not take
-    them.
+    Deltas from a norm of the values, or from another layer, are added before slopes are
+    multiplied. Slopes then have a separate place, and the products do not take them.
     """
     before, after = (
         any(norm.after == end for norm in layout.norms_of(i)) for end in (False, True)

@@ -263,7 +263,7 @@ class TableOwner:
     Parameters
     ----------
     encodings : steps of each; their columns are indices into a row
-    members : those of one encoding follow each other
+    members : the nets; all members of one encoding follow each other
     n_in, n_out : of the model
     task : of TASKS
     """

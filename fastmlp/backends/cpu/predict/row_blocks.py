@@ -720,8 +720,8 @@ def on_all_rows(scalar: Scalar, on_vectors: Predict) -> Callable[[int, int, int]
 
 
 def predict_blocks(scalar: Scalar) -> Callable[[int], None]:
-    """Predicts the rows of a `FlatNet` record,
-    and counts those of its checks that find a number that is not finite.
+    """Predicts the rows of a `FlatNet` record, and counts its checks that find a number
+    that is not finite.
     """
     size = np.dtype(scalar).itemsize
 

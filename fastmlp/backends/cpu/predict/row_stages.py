@@ -24,12 +24,12 @@ class RowNorm(Record):
 
     centred: int  # 1: "layer", which has shifts; 0: "rms"
     gains: int  # bytes from the first parameter
-    shifts: int  # the same; without shifts those of the gains
+    shifts: int  # bytes from the first parameter; without shifts, to the gains
     numbers: int  # address of `plan.stages.Numbers`
 
 
 class RowStages(Record):
-    """What becomes of the sums of a layer."""
+    """The stages that finish the sums of a layer."""
 
     n: int  # units
     adds: int  # 1: the kept values are added to the sums
@@ -42,8 +42,13 @@ class RowStages(Record):
 
 
 class Tables(NamedTuple):
-    """`layers` has the stages of each layer, or one without;
-    the others are what they point to.
+    """The stages of a net's layers, and the arrays that they point to.
+
+    Attributes
+    ----------
+    layers : records of `RowStages`, shape (n_layers,); n is 0 for a layer without
+    norms : records of `RowNorm`
+    numbers : of the norms
     """
 
     layers: NDArray[Any]
@@ -56,7 +61,7 @@ class Tables(NamedTuple):
 
 
 def tables_of(network: Network) -> Tables:
-    """For a net with norms or skips."""
+    """The tables of stages of a net with norms or skips."""
     layout, dtype = network.layout, network.dtype
     activations, forms = rule_blocks.activations(network, slopes=False)
     layers = np.zeros(layout.n_layers, RowStages.dtype)

@@ -125,9 +125,7 @@ def add_trees(X: Array, out: Array, nodes: TreeNodes) -> None:
 
 @njit
 def value_of(trees: Trees, t: int, x: int, right: int) -> float:
-    """The value of a tree's leaf for the row at x,
-    whose numbers are so many bytes apart.
-    """
+    """The value of a tree's leaf for the row at x, of numbers `right` bytes apart."""
     n = trees.n_nodes
     feature = row(trees.features, trees.n_nodes, I32)
     number = row(trees.numbers, n, np.float64)

@@ -91,7 +91,7 @@ class MatrixSweep(Sweep):
                     total.value = self.v.add_matrices(operand, right, total.value)
 
     def rows(self, a: Word, rows: Sequence[Word | int], whole: bool) -> list[Vector]:
-        """Left operands from rows of two pairs, the second perhaps not one."""
+        """Left operands from rows of two pairs, or of one if the rows are not whole."""
         v = self.v
         loaded = [v.load(a + skip) for skip in rows[::2]]
         if whole:
@@ -101,7 +101,7 @@ class MatrixSweep(Sweep):
     def columns(
         self, a: Word, columns: Sequence[Word | int], whole: bool
     ) -> list[Vector]:
-        """Left operands from columns, four at a time, or the two that there are."""
+        """Left operands from columns, four at a time, or two in the smallest tile."""
         if len(columns) > 2:
             woven = (self.woven(a + skip, whole) for skip in columns[:: self.v.lanes])
             return [operand for both in woven for operand in both]
@@ -126,7 +126,7 @@ TURN_BYTES = len(LEFT_TILES) * TILE_BYTES
 
 
 def configure(v: Vectors, n_rows: Word) -> None:
-    """Prepare the thread's tile registers for sweeps over these rows."""
+    """Prepare the thread's tile registers for sweeps over `n_rows` rows."""
     v.tile_registers().configure(v.choose(n_rows < TILE_ROWS, n_rows, TILE_ROWS))
 
 
@@ -135,9 +135,10 @@ def release(v: Vectors) -> None:
 
 
 class TileSweep(Sweep):
-    """A sweep whose sums are made in tile registers, which must be configured for its
-    rows. Between two blocks they wait where any sweep's do, and are finished from
-    there.
+    """A sweep whose sums are made in tile registers, configured for its rows.
+
+    The sums are stored where a sweep keeps sums between two blocks, and the plain
+    sweep finishes them from there.
     """
 
     def run(self, streams: Word) -> None:
@@ -173,17 +174,17 @@ class TileSweep(Sweep):
     def along_rows(
         self, r: Word, first: Word, n: Word, prefetch: Callable[[Word], None]
     ) -> None:
-        """The sums that wait are whole."""
+        """Add nothing: the sums that wait are whole."""
 
     def along_columns(
         self, r: Word, first: Word, n: Word, streams: Word, turn: Turn
     ) -> None:
-        """The sums that wait are whole: prefetch a share of the streams."""
+        """Prefetch a share of the streams; the sums that wait are whole."""
         if self.tile.prefetches:
             prefetch_streams(self.v, streams, turn)
 
     def fill(self, k: Word, rest: Word) -> None:
-        """Copy the last pair rows of B, with rows of zeros after them."""
+        """Copy the last `rest` rows of pairs of B, and add rows of zeros up to `DEEP`."""
         v, of = self.v, self.factors
         for j in range(self.tile.vectors):
             source = of.b + k * (DEEP * v.bytes) + of.b_stride * j
@@ -193,7 +194,7 @@ class TileSweep(Sweep):
                 v.store(v.select(rest > p, row, v.zero), place)
 
     def row_of(self, t: Word) -> Word:
-        """The first row of a tile; the last one may share rows with the one before."""
+        """The first row of tile t; the last tile may repeat rows of the tile before."""
         v, n = self.v, self.n_rows
         last = v.choose(n < TILE_ROWS, 0, n - TILE_ROWS)
         return v.choose((t + 1) * TILE_ROWS <= n, t * TILE_ROWS, last)
@@ -223,13 +224,11 @@ class TileSweep(Sweep):
         return [(i, j) for j in range(self.tile.vectors) for i in range(len(rows))]
 
     def number(self, i: int, j: int) -> int:
-        """The register of the sums of the i-th rows and the j-th panel."""
+        """The register that holds the sums of the i-th rows and the j-th panel."""
         return i * self.tile.vectors + j
 
     def add(self, rows: Sequence[Word], k: Word, b: Word, b_stride: Word | int) -> None:
-        """Add the products of the k-th tiles of A and of the tiles of B that begin at
-        b.
-        """
+        """Add the products of the k-th tiles of A and the tiles of B from address b on."""
         for i in range(len(rows)):
             self.registers.load(LEFT_TILES[i], self.place_of(i, k), ROW_BYTES)
         for i, j in self.tiles_of(rows):
@@ -243,9 +242,10 @@ class TileSweep(Sweep):
         return self.left + k % 2 * TURN_BYTES + i * TILE_BYTES
 
     def lay_out(self, rows: Sequence[Word], k: Word, rest: Word | None = None) -> None:
-        """Write the k-th tile of A for each tile of rows, by halves; if only `rest`
-        pairs are left, with zeros after them. In a single tile a second half past the
-        last row is the first again.
+        """Write the k-th tile of A for each tile of rows, by halves.
+
+        If only `rest` pairs are left, zeros follow them. In a single tile, a second
+        half past the last row repeats the first half.
         """
         v, n = self.v, self.n_rows
         for i, r in enumerate(rows):
