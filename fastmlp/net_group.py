@@ -18,7 +18,7 @@ from fastmlp._process import locks
 from fastmlp.backends.cpu import side_by_side
 from fastmlp.backends.cpu.kernels.epoch import DECLINED, NOT_FINITE
 from fastmlp.backends.cpu.plan.records import address
-from fastmlp.backends.cpu.quick_step import converted, products_of
+from fastmlp.backends.cpu.quick_step import convert_array, products_of
 from fastmlp.backends.cpu.side_by_side import DriverCalls, Entry
 from fastmlp.backends.cpu.tuning import STAGED_PRODUCTS
 from fastmlp.compiler import block_of
@@ -151,7 +151,7 @@ def _plain(value: Any, dtype: np.dtype[Any]) -> Any:
     """
     if type(value) is not ndarray or (value.dtype == dtype and value.flags.carray):
         return value
-    made = converted(value, dtype)
+    made = convert_array(value, dtype)
     return value if made is None else made
 
 

@@ -60,8 +60,8 @@ _OF_NETS = (
 )  # fmt: skip
 # Factories of blocks of int64: shuffled orders, teams of threads, groups of nets.
 _OF_INTEGERS = (
-    shuffle.shuffle, shuffle.shuffle_again, team.enter, team.lead, team.share, worker_pool.launch,
-    worker_pool.serve, side_by_side.predict_nets, side_by_side.step_nets,
+    shuffle.shuffle, shuffle.shuffle_again, team.enter, team.lead, team.share_iterations,
+    worker_pool.launch, worker_pool.serve, side_by_side.predict_nets, side_by_side.step_nets,
     worker_pool.lead_call,
 )  # fmt: skip
 # Factories of blocks of float64: calibration, second order, trees, models of tables.
@@ -151,7 +151,7 @@ def fill_cache(*, shared: bool = False, **settings: Any) -> tuple[float, str]:
             f"warmup has no cache folder to keep code in; the cache is {reason}"
         )
     if shared:
-        cache.share()
+        cache.let_all_read()
     cache.failures.clear()
     seconds = warmup(**settings)
     if cache.failures:

@@ -87,7 +87,7 @@ def _matches(pattern: Any, text: str | None) -> bool:
 
 
 @contextmanager
-def raised() -> Iterator[None]:
+def raise_warnings() -> Iterator[None]:
     """Raise this thread's warnings if a filter says "error",
     instead of collecting them.
     """
@@ -100,7 +100,7 @@ def raised() -> Iterator[None]:
 
 
 @contextmanager
-def collected() -> Iterator[Warnings]:
+def collect_warnings() -> Iterator[Warnings]:
     """Collect this thread's warnings,
     for a thread that the user's code did not start.
     """

@@ -100,7 +100,7 @@ class NetLock:
             self._renew()
         return self._lock
 
-    def alone(self, entry: Callable[..., Any]) -> Callable[..., Any]:
+    def exclusive(self, entry: Callable[..., Any]) -> Callable[..., Any]:
         """A compiled call that holds the GIL;
         without a GIL, one that holds this lock.
         """

@@ -1,7 +1,7 @@
 """A pool of Python threads that runs many fits at once, the costliest first.
 
 Compiled calls release the GIL, so Python threads suffice: each fit is serial.
-When no fit is left to begin, the free cores go to the fits that run (`share`).
+When no fit is left to begin, the free cores go to the fits that run (`threads_of_task`).
 """
 
 import os
@@ -13,7 +13,7 @@ from functools import cache, partial
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from fastmlp._process import collected, locks, warn
+from fastmlp._process import collect_warnings, locks, warn
 
 # The caller waits this long at a time, so that it can handle signals.
 LOOK_SECONDS = 0.1
@@ -91,7 +91,7 @@ class Pool:
         self._ended = threading.Semaphore(0)
 
     @property
-    def share(self) -> int:
+    def threads_of_task(self) -> int:
         """Threads that one task may use now: above 1 if there are too few tasks."""
         if self._waiting:
             return 1
@@ -221,7 +221,7 @@ class Pool:
 
     def _do(self, i: int) -> None:
         try:
-            with collected() as warned:
+            with collect_warnings() as warned:
                 self._outcomes[i] = Outcome(self._tasks[i].run(), warned)
         except Stopped:
             pass
@@ -270,10 +270,10 @@ def turn() -> AbstractContextManager[Any]:
     return nullcontext() if pool is None else pool.turn
 
 
-def share() -> int | None:
+def threads_of_task() -> int | None:
     """Threads that this thread may use, or None outside a pool."""
     pool = _here.pool
-    return None if pool is None else pool.share
+    return None if pool is None else pool.threads_of_task
 
 
 class _Here(threading.local):

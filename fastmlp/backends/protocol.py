@@ -583,7 +583,7 @@ def thread_limit() -> int:
 def n_threads_of(n_threads: int | None) -> int:
     """Return the number of threads; None: as many as this thread may use."""
     if n_threads is None:
-        return task_pool.share() or thread_limit()
+        return task_pool.threads_of_task() or thread_limit()
     return int(n_threads)
 
 

@@ -51,9 +51,9 @@ class NativeCode:
         if "entry" in where:
             self.address = executable(content, where["slots"]) + where["entry"]
         else:
-            from fastmlp.compiler.native.objects import loaded_by_llvm
+            from fastmlp.compiler.native.objects import load_by_llvm
 
-            self.address = loaded_by_llvm(content, self._on)
+            self.address = load_by_llvm(content, self._on)
         self.entry: Callable[..., Any]
         if is_entry(function):
             self.entry = _builtin(self.address, function.__name__)
@@ -62,9 +62,9 @@ class NativeCode:
             self.entry = ctypes.CFUNCTYPE(None, *words)(self.address)
 
     def inspect_llvm(self) -> str:
-        from fastmlp.compiler.native.objects import optimized
+        from fastmlp.compiler.native.objects import optimize
 
-        return str(optimized(self._function, self._on, light=self._light))
+        return str(optimize(self._function, self._on, light=self._light))
 
 
 class _Method(ctypes.Structure):
@@ -110,10 +110,10 @@ def _compiled(
     function: FunctionType, cache: CodeCache | None, on: Host, *, light: bool
 ) -> tuple[dict[str, Any], bytes]:
     with _without_collections():
-        from fastmlp.compiler.native.objects import compiled
+        from fastmlp.compiler.native.objects import compile_object
 
         try:
-            where, content = compiled(function, on, light=light)
+            where, content = compile_object(function, on, light=light)
         except Unsupported:
             raise
         except Exception as error:  # an unknown name, or another llvmlite
@@ -246,7 +246,7 @@ class Block:
         if is_entry(loop):
             self.address, self.entry = 0, by_numba.dispatcher(loop)
             return
-        self._code = code = by_numba.compiled(loop, cache)
+        self._code = code = by_numba.compile_block(loop, cache)
         self.address = code.address
         self.entry = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * jit.n_words(loop))(
             code.address
@@ -269,8 +269,8 @@ def entry_of(factory: Factory, dtype: DTypeLike) -> Callable[..., Any]:
 
 def _of_words(loop: Loop) -> Loop:
     """Return a loop as a function of integers, without NamedTuples."""
-    if any(jit.parameters_of(loop)):
-        return lambda *ints: loop(*jit.grouped(loop, ints))
+    if any(jit.argument_kinds(loop)):
+        return lambda *ints: loop(*jit.group_words(loop, ints))
     return loop
 
 

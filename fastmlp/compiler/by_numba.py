@@ -152,14 +152,14 @@ def c_function(
     return code
 
 
-def compiled(loop: Any, cache: CodeCache | None) -> Any:
+def compile_block(loop: Any, cache: CodeCache | None) -> Any:
     # A homogeneous tuple would be an LLVM array,
     # so a NamedTuple's words are passed one by one.
     arguments = (
         types.intp
         if kind is None
         else types.NamedTuple([types.intp] * len(kind._fields), kind)
-        for kind in jit.parameters_of(loop)
+        for kind in jit.argument_kinds(loop)
     )
     if COMPILER == "numba":
         # Code from the disk cache names functions of the threads' runtime.

@@ -186,7 +186,7 @@ def _distrust(path: Path) -> str | None:
     return None
 
 
-def share() -> None:
+def let_all_read() -> None:
     """Let every user read the cache, whatever the umask:
     folders get mode 0755, files 0644, also those stored later.
     """

@@ -141,17 +141,15 @@ def call(address: Any, arguments: Any) -> None:
     """Call the block at `address` with a tuple of integers,
     and of NamedTuples of integers.
     """
-    interpreted[address](*flattened(arguments))
+    interpreted[address](*flatten(arguments))
 
 
 # Blocks by their addresses, uncompiled. The address 0 stands for a missing block.
 interpreted: list[Any] = [None]
 
 
-def flattened(arguments: tuple[Any, ...]) -> list[Any]:
-    parts = (
-        flattened(item) if isinstance(item, tuple) else [item] for item in arguments
-    )
+def flatten(arguments: tuple[Any, ...]) -> list[Any]:
+    parts = (flatten(item) if isinstance(item, tuple) else [item] for item in arguments)
     return [word for part in parts for word in part]
 
 
@@ -304,7 +302,7 @@ def names_of(function: FunctionType) -> dict[str, Any]:
     return {**function.__globals__, **dict(zip(names, cells, strict=True))}
 
 
-def parameters_of(function: FunctionType) -> list[Any]:
+def argument_kinds(function: FunctionType) -> list[Any]:
     """For each parameter the NamedTuple class that annotates it, or None: a word."""
     names = function.__code__.co_varnames[: function.__code__.co_argcount]
     kinds = (function.__annotations__.get(name) for name in names)
@@ -314,7 +312,7 @@ def parameters_of(function: FunctionType) -> list[Any]:
 def n_words(function: FunctionType) -> int:
     """Return how many integers a function takes, counting each field of NamedTuples."""
     return sum(
-        1 if kind is None else len(kind._fields) for kind in parameters_of(function)
+        1 if kind is None else len(kind._fields) for kind in argument_kinds(function)
     )
 
 
@@ -331,12 +329,12 @@ def integers_of(function: FunctionType) -> list[bool]:
     return [function.__annotations__[name] is int for name in names]
 
 
-def grouped(function: FunctionType, words: Iterable[Any]) -> tuple[Any, ...]:
+def group_words(function: FunctionType, words: Iterable[Any]) -> tuple[Any, ...]:
     """The arguments of a function with NamedTuples, from their integers."""
     words = iter(words)
     return tuple(
         next(words) if kind is None else kind(*islice(words, len(kind._fields)))
-        for kind in parameters_of(function)
+        for kind in argument_kinds(function)
     )
 
 

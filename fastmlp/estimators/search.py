@@ -19,8 +19,8 @@ from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.pipeline import Pipeline
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from fastmlp._process import raised
-from fastmlp._process.task_pool import Outcome, Pool, Task, check, share
+from fastmlp._process import raise_warnings
+from fastmlp._process.task_pool import Outcome, Pool, Task, check, threads_of_task
 from fastmlp.backends.protocol import thread_limit
 from fastmlp.estimators.common import WithClient, n_threads_of, warn
 from fastmlp.estimators.sklearn_bases import BaseSearchCV, _fit_context
@@ -90,7 +90,7 @@ class SubmittedCall:
         try:
             check()
             # A warning raised as an error fails this fit, not the search at its end.
-            with raised():
+            with raise_warnings():
                 self._result = self._call()
         except BaseException as error:
             self._error = error
@@ -469,7 +469,9 @@ class MLPSearchCV(WithClient, BaseSearchCV):
         cluster = self._cluster("MLPSearchCV.fit")
         if cluster is not None:
             return ClusterBackend(cluster, bar)
-        return PoolBackend(n_threads_of(self.n_jobs) or share() or thread_limit(), bar)
+        return PoolBackend(
+            n_threads_of(self.n_jobs) or threads_of_task() or thread_limit(), bar
+        )
 
     def _search(self) -> Any:
         """scikit-learn's search of these settings: grid or draws, whole or halving."""

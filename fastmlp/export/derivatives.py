@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastmlp._process import memory, warn
 from fastmlp.backends.cpu.engine import Engine
-from fastmlp.backends.cpu.kernels.rule_blocks import linked
+from fastmlp.backends.cpu.kernels.rule_blocks import apply_link
 from fastmlp.export import shapley
 from fastmlp.export.models import ModelParts, is_of_tables, parts_of
 from fastmlp.model import MLP, core_of
@@ -118,7 +118,7 @@ def _through(
         return
     # The logistic function has equal slopes on both sides of 0,
     # and more digits below it.
-    factors = linked(link, -np.abs(raw) if link == "sigmoid" else raw)[:, places]
+    factors = apply_link(link, -np.abs(raw) if link == "sigmoid" else raw)[:, places]
     if link == "softmax":
         derivatives -= np.einsum("rp,rpf->rf", factors, derivatives)[:, None]
     elif link == "sigmoid":
@@ -144,7 +144,7 @@ Complete = Callable[[str | Parts, Array, Any], tuple[Array, Any]]
 def as_they_are(
     link: str | Parts, values: Array, derivatives: Any
 ) -> tuple[Array, Any]:
-    return linked(link, values), derivatives
+    return apply_link(link, values), derivatives
 
 
 def complemented(
@@ -156,7 +156,7 @@ def complemented(
     if values.shape[1] > 1:
         return values, derivatives
     if link == "sigmoid":
-        other = linked(link, -raw)
+        other = apply_link(link, -raw)
     else:
         other = 1 - values
     if derivatives is not None:

@@ -19,7 +19,7 @@ from uuid import uuid4
 
 from fastmlp import __version__
 from fastmlp._process import warn
-from fastmlp._process.task_pool import Outcome, Pool, Task, share
+from fastmlp._process.task_pool import Outcome, Pool, Task, threads_of_task
 from fastmlp.backends.protocol import thread_limit
 from fastmlp.validation.messages import listed, needs
 
@@ -454,7 +454,7 @@ def _text(numbers: Sequence[int]) -> str:
 
 
 def side_by_side(tasks: Sequence[Task]) -> list[Outcome | None]:
-    return Pool(share() or thread_limit()).run(tasks)
+    return Pool(threads_of_task() or thread_limit()).run(tasks)
 
 
 def run_tasks(

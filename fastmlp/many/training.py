@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from fastmlp._process import collected, task_pool, warn
+from fastmlp._process import collect_warnings, task_pool, warn
 from fastmlp._process.task_pool import Outcome, Pool, Stopped, Task, check
 from fastmlp.backends.protocol import GroupEngine, Launches, Span, n_threads_of
 from fastmlp.data.arrow import paths_of
@@ -109,7 +109,7 @@ class GpuQueue:
         """The next span of a net's fit, or None at the end; an error ends the fit."""
         request, spans = self._fits[i]
         try:
-            with collected() as warned:
+            with collect_warnings() as warned:
                 if error is None:
                     return next(spans)
                 return spans.throw(error)

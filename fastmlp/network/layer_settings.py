@@ -209,7 +209,7 @@ def _rate(name: str, setting: Any, *, is_noise: bool = False) -> Rate:
     if callable(setting):
         schedule: Rate = setting
         try:
-            rules.checked(schedule, TRIAL, len(TRIAL), name)
+            rules.check_rates(schedule, TRIAL, len(TRIAL), name)
         except ValueError:
             raise
         except Exception as error:

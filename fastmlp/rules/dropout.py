@@ -199,9 +199,9 @@ def numbers_of(
     places = [INPUTS, *range(HIDDEN, dropout.n_numbers, 2)]
     for place, rate in zip(places, (dropout.inputs, *dropout.hidden), strict=True):
         name = "input_dropout" if place == INPUTS else "dropout"
-        table[:, place] = thresholds(checked(rate, steps, total, name))
+        table[:, place] = thresholds(check_rates(rate, steps, total, name))
         table[:, place + 1] = scales(table[:, place])
-    table[:, NOISE] = checked(dropout.noise, steps, total, "input_noise")
+    table[:, NOISE] = check_rates(dropout.noise, steps, total, "input_noise")
     return table
 
 
@@ -250,7 +250,7 @@ def _words(
     return np.stack([word & LOW for word in words], axis=-1).astype(np.int64)
 
 
-def checked(
+def check_rates(
     rate: Rate, steps: NDArray[np.int64], total: int, name: str
 ) -> NDArray[np.float64]:
     """The rates of these steps by a schedule, which is named if they are not valid."""

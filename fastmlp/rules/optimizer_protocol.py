@@ -113,7 +113,7 @@ Average = EMA | SWA
 AVERAGES: dict[str, type[EMA] | type[SWA]] = {"EMA": EMA, "SWA": SWA}
 
 
-def checked_average(owner: str, average: object) -> Average:
+def check_average(owner: str, average: object) -> Average:
     if isinstance(average, EMA | SWA):
         return average
     expected = "EMA(momentum), SWA(start) or None"
@@ -203,7 +203,7 @@ class OptimizerSettings(metaclass=AdvisingType, advice=LACKING):
         1 - float32(0.9) is not 0.1.
         """
         who = type(self).__name__
-        rate = checked_rate(who, "learning_rate", vars(self)["learning_rate"])
+        rate = check_rate(who, "learning_rate", vars(self)["learning_rate"])
         object.__setattr__(self, "learning_rate", rate)
         clips = [
             name
@@ -218,7 +218,7 @@ class OptimizerSettings(metaclass=AdvisingType, advice=LACKING):
             few = "not both" if len(clips) == 2 else "one of them"
             raise ValueError(f"{who}: give {choices}, {few}")
         if self.average is not None:
-            checked_average(who, self.average)
+            check_average(who, self.average)
 
     def settings(self) -> dict[str, Any]:
         """Return the settings of this optimizer,
@@ -412,7 +412,7 @@ def root_of(x: Any) -> Any:
     return np.sqrt(x)
 
 
-def checked_rate(owner: str, name: str, rate: Any) -> Any:
+def check_rate(owner: str, name: str, rate: Any) -> Any:
     """Return a rate that is a finite number above 0 or a schedule; raise a TypeError or
     ValueError, by the owner's name, for all else.
     """

@@ -13,7 +13,7 @@ Warmup(schedule=Cosine(learning_rate=0.01, n_steps=None, final_rate=0.0), n_step
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.rules.optimizer_protocol import Schedule, checked_rate
+from fastmlp.rules.optimizer_protocol import Schedule, check_rate
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import settings
 
@@ -227,7 +227,7 @@ class Warmup:
     def __post_init__(self) -> None:
         n_steps = scalars.positive_integer("Warmup", "n_steps", self.n_steps)
         object.__setattr__(self, "n_steps", n_steps)
-        schedule = checked_rate("Warmup", "schedule", self.schedule)
+        schedule = check_rate("Warmup", "schedule", self.schedule)
         object.__setattr__(self, "schedule", schedule)
 
     def __call__(self, steps: Steps, total: int) -> Rates:

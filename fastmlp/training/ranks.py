@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, final
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp._process import collected
+from fastmlp._process import collect_warnings
 from fastmlp._process.random_state import shuffling_words
 from fastmlp.backends.protocol import Data, Engine
 from fastmlp.data.blocks import in_blocks
@@ -439,7 +439,7 @@ class Together(Exchange):
     def warning(self) -> AbstractContextManager[Any]:
         if self.is_first:
             return nullcontext()
-        return collected()
+        return collect_warnings()
 
     def joined(self, digests: dict[str, str]) -> dict[str, str]:
         return {

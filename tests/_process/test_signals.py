@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from fastmlp import MLP
-from fastmlp._process import collected, locks, raised, warn
+from fastmlp._process import collect_warnings, locks, raise_warnings, warn
 from fastmlp.backends.cpu import dispatch, team, tuning, worker_pool
 from fastmlp.backends.cpu.dispatch import Work
 from fastmlp.compiler import Block
@@ -75,10 +75,10 @@ def test_every_handler_runs_though_one_raises() -> None:
     signal.signal(FIRST, fail)
     signal.signal(SECOND, fail)
     before = handlers()
-    with pytest.raises(LookupError) as raised:
+    with pytest.raises(LookupError) as raise_warnings:
         with_both()
-    assert raised.value.args == (SECOND,)
-    assert isinstance(raised.value.__context__, LookupError)
+    assert raise_warnings.value.args == (SECOND,)
+    assert isinstance(raise_warnings.value.__context__, LookupError)
     assert handlers() == before
 
 
@@ -271,7 +271,7 @@ def test_a_line_warns_once_by_default() -> None:
 
 
 def test_filters_by_module_count_where_a_thread_raises_what_it_collects() -> None:
-    with warnings.catch_warnings(), collected() as caught, raised():
+    with warnings.catch_warnings(), collect_warnings() as caught, raise_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", module="sklearn")
         warn("beware", UserWarning, SKLEARN)
@@ -347,7 +347,12 @@ class Calls:
     def interrupt(self, work: Callable[[], Any]) -> None:
         """Compile first: LLVM hears nothing for a second at a time."""
         team.entry()
-        for factory in (team.share, team.lead, worker_pool.launch, worker_pool.serve):
+        for factory in (
+            team.share_iterations,
+            team.lead,
+            worker_pool.launch,
+            worker_pool.serve,
+        ):
             worker_pool.block(factory)
         dispatch.calibration_driver()
         MLP((64, 64, 1), seed=0).fit(X, Y, epochs=1)

@@ -431,7 +431,7 @@ def test_the_caller_works_without_threads(
     assert not pool.interrupted
     assert pool._running == 0
     assert n_threads > 0 or all(here)
-    assert task_pool.share() is None
+    assert task_pool.threads_of_task() is None
 
 
 def test_ctrl_c_in_the_callers_own_task_ends_the_call(

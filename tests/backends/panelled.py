@@ -149,7 +149,7 @@ def block(loop: Callable[..., None], on: Host | None = None) -> Block:
 def assembly(compiled: Block) -> str:
     if not isinstance(compiled._code, NativeCode):
         return str(compiled._code._library.get_asm_str())
-    module = objects.optimized(
+    module = objects.optimize(
         compiled._code._function, target(), light=compiled._code._light
     )
     return str(objects.machine(target()).emit_assembly(module)).replace("@PLT", "")

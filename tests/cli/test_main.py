@@ -152,7 +152,7 @@ def test_options_of_warmup(
         done.append(settings)
         return 1.25
 
-    monkeypatch.setattr(cache, "share", lambda: done.append("share"))
+    monkeypatch.setattr(cache, "let_all_read", lambda: done.append("share"))
     monkeypatch.setattr("fastmlp.warmup.warmup", compile_all)
     monkeypatch.setattr(cache, "folder", lambda: Path("/somewhere"))
     assert main(["warmup", "--shared"]) == 0

@@ -389,7 +389,7 @@ def test_another_user_reads_it(
         == f"RuntimeWarning code cache {state}; until then each process compiles anew"
     )
     python(
-        "import os; os.umask(0o077)\nfrom fastmlp.compiler import cache; cache.share()",
+        "import os; os.umask(0o077)\nfrom fastmlp.compiler import cache; cache.let_all_read()",
         **home,
     )
     assert python(AS_NOBODY, **home).splitlines() == [f"{RIGHT} False", str(folder), ""]
@@ -444,12 +444,12 @@ def test_shared_code_has_a_name(
 ) -> None:
     monkeypatch.setattr(numba.config, "CACHE_DIR", "")
     with pytest.raises(OSError, match="--shared needs NUMBA_CACHE_DIR"):
-        cache.share()
+        cache.let_all_read()
     cache.folder.cache_clear()
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "shut" / "cache"))
     (tmp_path / "shut").mkdir(mode=0o700)
     with pytest.raises(OSError, match=r"others cannot enter .*: run chmod a\+x .*shut"):
-        cache.share()
+        cache.let_all_read()
 
 
 @pytest.mark.slow

@@ -34,7 +34,7 @@ def generated(key: Key, host: Host) -> tuple[str, str]:
     else:
         rules = [rule]
     loop = factory(np.dtype(dtype).type, *rules, **options)
-    module = objects.optimized(loop, host, light=rule is None)
+    module = objects.optimize(loop, host, light=rule is None)
     assembly: str = objects.machine(host).emit_assembly(module)
     return str(module), assembly
 

@@ -48,7 +48,7 @@ def test_arm_reaches_slots_and_numbers_of_other_pages() -> None:
     target = llvm.Target.from_triple(TRIPLE)
     machine = target.create_target_machine("generic", "+neon", 3, "static", "small")
     made = machine.emit_object(llvm.parse_assembly(SOURCE))
-    parts, image = images.linked(made, "kernel")
+    parts, image = images.link_object(made, "kernel")
     found = dict(references(image))
     assert parts["entry"] == 0
     assert found["bl"] == parts["slots"]["exp"] + 8

@@ -37,7 +37,7 @@ from fastmlp.compiler import (
     restore_denormals,
 )
 from fastmlp.compiler.blocks import Block, NativeCode
-from fastmlp.compiler.by_numba import compiled as compiled_by_numba
+from fastmlp.compiler.by_numba import compile_block as compiled_by_numba
 from fastmlp.compiler.jit import chosen_compiler, emitted
 from fastmlp.compiler.memory import (
     Record,

@@ -13,7 +13,7 @@ from fastmlp.backends.cpu import worker_pool
 from fastmlp.backends.cpu.team import JOINED
 from fastmlp.compiler import njit, pause, prange, thread_number
 from fastmlp.compiler.blocks import NativeCode
-from fastmlp.compiler.by_numba import compiled as compiled_by_numba
+from fastmlp.compiler.by_numba import compile_block as compiled_by_numba
 from fastmlp.compiler.jit import Unsupported
 from fastmlp.compiler.memory import (
     Record,

@@ -488,7 +488,7 @@ def own_blocks() -> dict[str, Callable[[Any], Any]]:
     for module, names in (
         (epoch, ("train", "evaluate", "predict")),
         (step, ("objective",)),
-        (team, ("share", "enter", "lead")),
+        (team, ("share_iterations", "enter", "lead")),
         (shuffle, ("shuffle", "shuffle_again")),
         (row_blocks, ("rows_in_lanes", "predict_blocks")),
         (small_batch, ("row_by_row", "small_batch")),

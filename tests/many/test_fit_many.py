@@ -115,7 +115,7 @@ def test_nets_that_share_threads_end_as_alone(
         # Not in its first calls, which are made in turns with the others.
         while (
             len(calls_of_last) > 2
-            and task_pool.share() != n_threads
+            and task_pool.threads_of_task() != n_threads
             and time.monotonic() < end
         ):
             time.sleep(0.001)
@@ -480,10 +480,13 @@ def test_waiting_nets_and_calls_in_tasks_keep_their_threads() -> None:
     shares: list[int | None] = []
     crew = task_pool.Pool(2)
     crew.run(
-        [task_pool.Task(1, lambda: shares.append(task_pool.share())) for _ in range(8)]
+        [
+            task_pool.Task(1, lambda: shares.append(task_pool.threads_of_task()))
+            for _ in range(8)
+        ]
     )
     assert set(shares[:6]) == {1}
-    assert task_pool.share() is None
+    assert task_pool.threads_of_task() is None
     taken = list[int]()
     tasks = [
         task_pool.Task(1, lambda: taken.append(n_threads_of(None))) for _ in range(8)

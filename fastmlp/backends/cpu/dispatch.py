@@ -534,7 +534,7 @@ class LedCalls:
     def _most(self) -> int:
         """The most threads, in a task of a pool its share."""
         task_pool.check()
-        return min(self.n_threads, task_pool.share() or self.n_threads)
+        return min(self.n_threads, task_pool.threads_of_task() or self.n_threads)
 
     def _take_team(self) -> None:
         """Have a team of this process's pool; a forked child's pool is another one."""
@@ -657,7 +657,7 @@ class Runner:
         else:
             options = {}
         block = _driver(driver, self.network.dtype, **options)
-        limit = min(self.n_threads, task_pool.share() or self.n_threads)
+        limit = min(self.n_threads, task_pool.threads_of_task() or self.n_threads)
         if limit == 1:
             worker_pool.run(block, session.job, 1)
             return job

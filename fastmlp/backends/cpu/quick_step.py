@@ -41,7 +41,7 @@ def is_quick(network: Network, session: Session) -> bool:
     return plain and not of_one_hot
 
 
-def converted(array: Array, dtype: np.dtype[Any]) -> Array | None:
+def convert_array(array: Array, dtype: np.dtype[Any]) -> Array | None:
     """A C-contiguous copy of real numbers; None of others, which the loop refuses."""
     if array.dtype.kind not in "fiu":
         return None
@@ -233,10 +233,10 @@ class QuickStep:
         if type(y) is not ndarray:
             return None
         if (x.dtype is not dtype and x.dtype != dtype) or not x.flags.carray:
-            x = converted(x, dtype)
+            x = convert_array(x, dtype)
         label_bytes = 0 if y.dtype is self._plain else self._label_bytes.get(y.dtype)
         if label_bytes is None and dtype in self._label_bytes:
-            y = converted(y, dtype)
+            y = convert_array(y, dtype)
             label_bytes = 0
         if x is None or y is None or label_bytes is None:
             return None

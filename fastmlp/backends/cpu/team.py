@@ -90,7 +90,7 @@ class Command(Record):
 class Constants(Record):
     limit: int  # the most threads
     yield_core: int  # address of the system's function that yields the core, or 0
-    share: int  # address of the block of `share`
+    share_iterations: int  # address of the block of `share_iterations`
     pieces: int  # into how many pieces a part is cut
 
 
@@ -132,7 +132,7 @@ def renew(team: NDArray[np.int64]) -> NDArray[np.int64]:
 
 @cache
 def _share_address() -> int:
-    return block_of(share, np.int64).address
+    return block_of(share_iterations, np.int64).address
 
 
 @cache
@@ -240,10 +240,10 @@ def share_loop(team: int, block: int, n: int, environment: int) -> None:
 
     By address: compiled in place, sharing took 0.6 s of a first fit on one thread.
     """
-    call(constants_of(team).share, (team, block, n, environment))
+    call(constants_of(team).share_iterations, (team, block, n, environment))
 
 
-def share(scalar: Any) -> Callable[[int, int, int, int], None]:
+def share_iterations(scalar: Any) -> Callable[[int, int, int, int], None]:
     """A leader shares a loop with its team by this block."""
 
     def share_work(team: int, block: int, n: int, environment: int) -> None:

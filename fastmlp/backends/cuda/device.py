@@ -111,7 +111,7 @@ def synchronize() -> None:
     NUMBA_MODULE.synchronize()
 
 
-def configured(
+def configure(
     dispatcher: Any, arguments: tuple[Any, ...], blocks: Any, n_threads: int
 ) -> Any:
     """A kernel with its launch configuration, compiled for these arguments; `blocks`:
@@ -500,7 +500,7 @@ def host_bytes(data: Data) -> int:
     return sum(a.nbytes for a in (data.x, data.y) if isinstance(a, np.ndarray))
 
 
-def gathered(data: Data) -> Data:
+def gather_rows(data: Data) -> Data:
     """The rows in use as all rows, copied to the host if `rows` is a subset."""
     if data.rows is None:
         return data
@@ -528,5 +528,5 @@ def _finite_kernel() -> Any:
 
 def all_finite(x: Any) -> bool:
     non_finite = NUMBA_MODULE.to_device(np.zeros(1))
-    configured(_finite_kernel(), (x, non_finite), N_BLOCKS, N_THREADS)(x, non_finite)
+    configure(_finite_kernel(), (x, non_finite), N_BLOCKS, N_THREADS)(x, non_finite)
     return not non_finite.copy_to_host()[0]

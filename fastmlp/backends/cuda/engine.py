@@ -54,7 +54,7 @@ class ForwardPass:
         """Rows move to the card once; buffers hold a chunk of at most `GPU_CHUNK_NUMBERS`
         numbers, which calls pass over.
         """
-        data = device.gathered(data)
+        data = device.gather_rows(data)
         self._lock = lock
         self._mode = mode
         self.mass = data.mass
@@ -168,7 +168,7 @@ class Evaluation:
         if out is not None:
             made, last = self._predictions
             if made is None or last is not out:
-                x = device.gathered(self._data).x
+                x = device.gather_rows(self._data).x
                 made = Prediction(self._card, self._plain, self._lock, x, out)
                 self._predictions = made, out
             made(parameters)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from fastmlp._process import task_pool
 from fastmlp._process.locks import NetLock
 from fastmlp.backends.cuda import device, kernels, rule_blocks
-from fastmlp.backends.cuda.device import configured, cuda, device_function, kernel
+from fastmlp.backends.cuda.device import configure, cuda, device_function, kernel
 from fastmlp.backends.cuda.kernels import make_forward_backward, make_gradient_update
 from fastmlp.backends.cuda.plan import (
     SIMULATED_THREADS,
@@ -504,10 +504,10 @@ def launch_steps(
             kernels.run, (*arguments, n_steps), n_threads
         )
         blocks = blocks_of(session, min(resident, session.card.n_multiprocessors))
-        run = configured(kernels.run, (*arguments, n_steps), blocks, n_threads)
+        run = configure(kernels.run, (*arguments, n_steps), blocks, n_threads)
         run(*arguments, n_steps)
         return
-    phase = configured(
+    phase = configure(
         kernels.phase, (*arguments, 0, 0), phase_blocks(session), n_threads
     )
     for step in range(n_steps):
@@ -529,7 +529,7 @@ def launch_chunk(
     """
     kernel = make_kernels(rules, shape).phase
     arguments = (*rows, session.nets)
-    phase = configured(
+    phase = configure(
         kernel, (*arguments, 0, 0), phase_blocks(session), shape.n_threads
     )
     phase(*arguments, 0, FORWARD_BACKWARD)
@@ -542,7 +542,7 @@ def launch_update(rules: KernelRules, session: Session) -> None:
     kernel = kernels.make_apply(
         rules, n_threads := SIMULATED_THREADS if device.SIMULATED else 256
     )
-    configured(kernel, (session.nets,), phase_blocks(session), n_threads)(session.nets)
+    configure(kernel, (session.nets,), phase_blocks(session), n_threads)(session.nets)
 
 
 def phase_blocks(session: Session) -> tuple[int, int]:

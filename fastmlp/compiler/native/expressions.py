@@ -24,19 +24,19 @@ from fastmlp.compiler.native.operands import (
     Number,
     RecordOperand,
     View,
-    calculated,
-    chosen,
+    calculate,
+    choose,
     common,
-    compared,
-    converted,
+    compare,
+    convert,
     in_registers,
     is_constant,
     is_pointer,
     is_tuple,
-    kind_of,
     movable,
-    negated,
+    negate,
     number_of,
+    operand_kind,
     registers_of,
     truth,
     tuple_like,
@@ -60,7 +60,7 @@ def as_number(builder: Any, kind: Any, operand: Any) -> Any:
     dtype = np.dtype(kind)
     if dtype == BOOL:
         return truth(builder, operand)
-    return converted(builder, operand, dtype)
+    return convert(builder, operand, dtype)
 
 
 def emitted_code(builder: Any, form: jit.Emitted, arguments: tuple[Any, ...]) -> Any:
@@ -164,11 +164,11 @@ class Expressions:
 
     def _BinOp(self, node: ast.BinOp) -> Any:
         left, right = self.value(node.left), self.value(node.right)
-        return calculated(self.builder, type(node.op).__name__, left, right)
+        return calculate(self.builder, type(node.op).__name__, left, right)
 
     def _UnaryOp(self, node: ast.UnaryOp) -> Any:
         if isinstance(node.op, ast.USub):
-            return negated(self.builder, self.value(node.operand))
+            return negate(self.builder, self.value(node.operand))
         if not isinstance(node.op, ast.Not):
             raise Unsupported(ast.dump(node))
         test = self.test(node.operand)
@@ -181,7 +181,7 @@ class Expressions:
             raise Unsupported(ast.dump(node))
         left = self.value(node.left)
         right = self.value(node.comparators[0])
-        return compared(self.builder, type(node.ops[0]).__name__, left, right)
+        return compare(self.builder, type(node.ops[0]).__name__, left, right)
 
     def _BoolOp(self, node: ast.BoolOp) -> Any:
         """A truth, not one of the operands as in Python."""
@@ -241,13 +241,13 @@ class Expressions:
             return BOOL if a.dtype == b.dtype == BOOL else common(a, b)
         if is_tuple(a) and type(a) is type(b) and len(a) == len(b):
             return tuple(self.meeting(*pair) for pair in zip(a, b, strict=True))
-        if kind_of(a) != kind_of(b):
+        if operand_kind(a) != operand_kind(b):
             raise Unsupported("either of two kinds")
         return None
 
     def met(self, operand: Any, dtypes: Any) -> Any:
         if isinstance(operand, Number):
-            return converted(self.builder, operand, dtypes)
+            return convert(self.builder, operand, dtypes)
         if is_tuple(operand):
             pairs = zip(operand, dtypes, strict=True)
             return tuple_like(operand, (self.met(*pair) for pair in pairs))
@@ -295,7 +295,7 @@ class Expressions:
         n, width = (self.loaded(self.element(shape, i), INT64) for i in range(2))
         if name == "shape":
             return (n, width)
-        return calculated(self.builder, "Mult", n, width)
+        return calculate(self.builder, "Mult", n, width)
 
     def field(self, record: RecordOperand, name: str) -> Any:
         offset = record.dtype.fields[name][1]  # type: ignore[index]
@@ -328,7 +328,7 @@ class Expressions:
         if any(item.dtype != number.dtype for item in others):
             raise Unsupported("an index of a tuple of several dtypes")
         for i in reversed(range(len(others))):
-            here = compared(self.builder, "Eq", index, i).value
+            here = compare(self.builder, "Eq", index, i).value
             value = self.builder.select(here, others[i].value, number.value)
             number = Number(value, number.dtype)
         return number
@@ -346,7 +346,7 @@ class Expressions:
         number = number_of(operand)
         if number.dtype.kind == "f" or (is_constant(operand) and operand < 0):
             raise Unsupported("an index that is no integer")
-        return converted(self.builder, number, INT64).value
+        return convert(self.builder, number, INT64).value
 
     def pointer(self, base: Any, i: Any, kind: Any) -> Any:
         return self.builder.gep(base, [i], inbounds=True, source_etype=kind)
@@ -374,14 +374,14 @@ class Expressions:
         if function is memory.records_at:
             return self.view(arguments[0], arguments[1], arguments[2].dtype)
         if function is memory.record_at:
-            place = converted(self.builder, arguments[0], ADDRESS_DTYPE).value
+            place = convert(self.builder, arguments[0], ADDRESS_DTYPE).value
             return RecordOperand(place, arguments[1].dtype)
         if function is jit.thread_number:
             return self.thread
         if function is memory.rows:
             address, n, width, dtype = arguments
             view = self.view(address, n, dtype)
-            columns = converted(self.builder, width, INT64).value
+            columns = convert(self.builder, width, INT64).value
             return MatrixOperand(view.address, view.n, columns, view.dtype)
         if function is memory.coefficients_at:
             return self.coefficients(*arguments)
@@ -389,7 +389,7 @@ class Expressions:
             return self.call_block(*arguments)
         if function in (min, max):
             name = "Lt" if function is min else "Gt"
-            return chosen(self.builder, name, list(arguments))
+            return choose(self.builder, name, list(arguments))
         if function is np.sqrt:
             return of_float(self.builder, "sqrt", *arguments)
         if function is abs:
@@ -415,12 +415,12 @@ class Expressions:
             for register in registers_of(movable(arguments))
         ]
         kind = ir.FunctionType(ir.VoidType(), [register.type for register in registers])
-        place = converted(self.builder, address, INT64).value
+        place = convert(self.builder, address, INT64).value
         self.builder.call(self.builder.inttoptr(place, kind.as_pointer()), registers)
 
     def view(self, address: Any, n: Any, dtype: Any) -> View:
-        begin = converted(self.builder, address, ADDRESS_DTYPE).value
-        count = converted(self.builder, n, INT64).value
+        begin = convert(self.builder, address, ADDRESS_DTYPE).value
+        count = convert(self.builder, n, INT64).value
         return View(begin, count, np.dtype(dtype))
 
     def coefficients(self, address: Any, n: Any, dtype: Any) -> tuple[Any, ...]:

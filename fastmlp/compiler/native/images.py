@@ -129,7 +129,7 @@ class _Object:
         return is_code and self._text(self._names + section.name) != _UNWINDING
 
 
-def linked(content: bytes, symbol: str) -> tuple[dict[str, Any], bytes]:
+def link_object(content: bytes, symbol: str) -> tuple[dict[str, Any], bytes]:
     """An image of an ELF object,
     and the offsets of this function of it and of the slots.
     """

@@ -10,7 +10,7 @@ from fastmlp._process.memory import immortal
 from fastmlp.compiler import cache as stored
 from fastmlp.compiler.cache import address_of
 from fastmlp.compiler.jit import hints_of, setting
-from fastmlp.compiler.native.images import linked
+from fastmlp.compiler.native.images import link_object
 from fastmlp.compiler.native.operands import check_instructions
 from fastmlp.compiler.native.translator import translate
 from fastmlp.compiler.target import Host
@@ -52,7 +52,7 @@ def machine(host: Host) -> Any:
     )
 
 
-def optimized(function: FunctionType, host: Host, *, light: bool) -> Any:
+def optimize(function: FunctionType, host: Host, *, light: bool) -> Any:
     """`light`: loops are not unrolled."""
     made = translate(function, SYMBOL, triple_of(host))
     check_instructions(made, host)
@@ -66,16 +66,16 @@ def optimized(function: FunctionType, host: Host, *, light: bool) -> Any:
     return module
 
 
-def compiled(
+def compile_object(
     function: FunctionType, host: Host, *, light: bool
 ) -> tuple[dict[str, Any], bytes]:
     """Machine code: where its entry and its slots are,
     and an image; or an object of LLVM's.
     """
-    content: bytes = machine(host).emit_object(optimized(function, host, light=light))
+    content: bytes = machine(host).emit_object(optimize(function, host, light=light))
     TRANSLATED.append(function.__name__)
     if stored.LOADS:
-        return linked(content, SYMBOL)
+        return link_object(content, SYMBOL)
     return ({}, content)
 
 
@@ -118,7 +118,7 @@ def _optimize_control(module: Any, on: Any, *, light: bool) -> None:
     )
 
 
-def loaded_by_llvm(content: bytes, host: Host) -> int:
+def load_by_llvm(content: bytes, host: Host) -> int:
     for name in _OF_PYTHON:
         llvm.add_symbol(name, address_of(name))
     empty = llvm.parse_assembly("", llvm.create_context())

@@ -67,7 +67,7 @@ def word_of(builder: Any, value: Any) -> Any:
     return builder.ptrtoint(value, WORD) if is_pointer(value) else value
 
 
-def added(builder: Any, a: Any, b: Any) -> Any:
+def add(builder: Any, a: Any, b: Any) -> Any:
     """The sum of words, or the element pointer of an address and a word."""
     if is_pointer(b):
         a, b = b, a
@@ -76,14 +76,14 @@ def added(builder: Any, a: Any, b: Any) -> Any:
     return builder.add(a, b)
 
 
-def subtracted(builder: Any, a: Any, b: Any) -> Any:
+def subtract(builder: Any, a: Any, b: Any) -> Any:
     """The difference; an element pointer if only the first is a pointer."""
     if is_pointer(a) and not is_pointer(b):
-        return added(builder, a, builder.neg(b))
+        return add(builder, a, builder.neg(b))
     return builder.sub(word_of(builder, a), word_of(builder, b))
 
 
-def declared(builder: Any, name: str, kind: Any) -> Any:
+def declare(builder: Any, name: str, kind: Any) -> Any:
     """A function of this name and type, which the module declares once."""
     module = builder.module
     return module.globals.get(name) or ir.Function(module, kind, name)
@@ -124,13 +124,13 @@ def _x86(builder: Any, mode: Any) -> Any:
     place = builder.alloca(WORD32)
     kind = ir.FunctionType(ir.VoidType(), [POINTER])
     if mode is None:
-        builder.call(declared(builder, "llvm.x86.sse.stmxcsr", kind), [place])
+        builder.call(declare(builder, "llvm.x86.sse.stmxcsr", kind), [place])
         old = builder.load(place)
         builder.store(builder.or_(old, ir.Constant(WORD32, X86_FLUSH)), place)
     else:
         old = builder.trunc(mode, WORD32)
         builder.store(old, place)
-    builder.call(declared(builder, "llvm.x86.sse.ldmxcsr", kind), [place])
+    builder.call(declare(builder, "llvm.x86.sse.ldmxcsr", kind), [place])
     return builder.zext(old, WORD)
 
 
@@ -140,9 +140,9 @@ def _arm(builder: Any, mode: Any) -> Any:
     write = ir.FunctionType(ir.VoidType(), [WORD])
     old = mode
     if mode is None:
-        old = builder.call(declared(builder, "llvm.aarch64.get.fpcr", read), [])
+        old = builder.call(declare(builder, "llvm.aarch64.get.fpcr", read), [])
         mode = builder.or_(old, ir.Constant(WORD, ARM_FLUSH))
-    builder.call(declared(builder, "llvm.aarch64.set.fpcr", write), [mode])
+    builder.call(declare(builder, "llvm.aarch64.set.fpcr", write), [mode])
     return old
 
 
@@ -406,8 +406,8 @@ def number_of(operand: Any) -> Number:
     raise Unsupported(f"{operand!r} is not a number")
 
 
-def converted(builder: Any, operand: Any, dtype: np.dtype[Any]) -> Number:
-    """Return a number in another dtype, as C would convert it."""
+def convert(builder: Any, operand: Any, dtype: np.dtype[Any]) -> Number:
+    """Return a number in another dtype, as C would cast it."""
     number = number_of(operand)
     if number.dtype == dtype:
         return number
@@ -415,30 +415,30 @@ def converted(builder: Any, operand: Any, dtype: np.dtype[Any]) -> Number:
         raise Unsupported(f"numbers of {dtype}")
     if number.dtype == ADDRESS_DTYPE:
         word = Number(word_of(builder, number.value), INT64)
-        return converted(builder, word, dtype)
+        return convert(builder, word, dtype)
     if dtype == ADDRESS_DTYPE:
-        word = converted(builder, number, INT64)
+        word = convert(builder, number, INT64)
         return Number(pointer_of(builder, word.value), ADDRESS_DTYPE)
     old, new = number.dtype.kind, dtype.kind
     wider = dtype.itemsize > number.dtype.itemsize
     if new == "b":
         return truth(builder, number)
     if old == new == "f":
-        convert = builder.fpext if wider else builder.fptrunc
+        cast = builder.fpext if wider else builder.fptrunc
     elif new == "f":
-        convert = builder.sitofp if old == "i" else builder.uitofp
+        cast = builder.sitofp if old == "i" else builder.uitofp
     elif old == "f":
-        convert = builder.fptosi if new == "i" else builder.fptoui
+        cast = builder.fptosi if new == "i" else builder.fptoui
     elif dtype.itemsize == number.dtype.itemsize and old != "b":
         return Number(number.value, dtype)
     elif old == "b":
-        convert = builder.zext
+        cast = builder.zext
     else:
         if wider:
-            convert = builder.sext if old == "i" else builder.zext
+            cast = builder.sext if old == "i" else builder.zext
         else:
-            convert = builder.trunc
-    return Number(convert(number.value, LLVM_TYPES[dtype]), dtype)
+            cast = builder.trunc
+    return Number(cast(number.value, LLVM_TYPES[dtype]), dtype)
 
 
 def truth(builder: Any, operand: Any) -> Number:
@@ -447,7 +447,7 @@ def truth(builder: Any, operand: Any) -> Number:
     if number.dtype == BOOL:
         return number
     if number.dtype == ADDRESS_DTYPE:
-        number = converted(builder, number, INT64)
+        number = convert(builder, number, INT64)
     zero = ir.Constant(number.value.type, 0)
     if number.dtype.kind == "f":
         differs = builder.fcmp_unordered
@@ -468,7 +468,7 @@ def common(a: Number, b: Number) -> np.dtype[Any]:
     return np.dtype(np.uint64) if dtype.kind == "u" else INT64
 
 
-def calculated(builder: Any, name: str, left: Any, right: Any) -> Any:
+def calculate(builder: Any, name: str, left: Any, right: Any) -> Any:
     """`sign` names the node of a binary operator."""
     if is_constant(left, right):
         return FOLDED[name](left, right)
@@ -479,8 +479,8 @@ def calculated(builder: Any, name: str, left: Any, right: Any) -> Any:
         dtype = FLOAT64
     else:
         dtype = common(a, b)
-    a = converted(builder, a, dtype)
-    b = converted(builder, b, dtype)
+    a = convert(builder, a, dtype)
+    b = convert(builder, b, dtype)
     if dtype.kind == "f":
         if name not in OF_FLOATS:
             raise Unsupported(f"{name} of floats")
@@ -489,7 +489,7 @@ def calculated(builder: Any, name: str, left: Any, right: Any) -> Any:
         shift = builder.ashr if dtype.kind == "i" else builder.lshr
         return Number(shift(a.value, b.value), dtype)
     if name in ("FloorDiv", "Mod"):
-        return Number(_divided(builder, name, a, b, right), dtype)
+        return Number(_divide(builder, name, a, b, right), dtype)
     if name not in OF_INTEGERS:
         raise Unsupported(f"{name} of integers")
     return Number(getattr(builder, OF_INTEGERS[name])(a.value, b.value), dtype)
@@ -498,18 +498,18 @@ def calculated(builder: Any, name: str, left: Any, right: Any) -> Any:
 def _of_addresses(builder: Any, name: str, a: Number, b: Number) -> Number:
     """A sum or a difference with an address is one too; all else takes its word."""
     if name == "Add":
-        value = added(builder, a.value, b.value)
+        value = add(builder, a.value, b.value)
     elif name == "Sub":
-        value = subtracted(builder, a.value, b.value)
+        value = subtract(builder, a.value, b.value)
     else:
-        a = converted(builder, a, INT64)
-        b = converted(builder, b, INT64)
-        result: Number = calculated(builder, name, a, b)
+        a = convert(builder, a, INT64)
+        b = convert(builder, b, INT64)
+        result: Number = calculate(builder, name, a, b)
         return result
     return Number(value, ADDRESS_DTYPE if is_pointer(value) else INT64)
 
 
-def _divided(builder: Any, name: str, a: Number, b: Number, divisor: Any) -> Any:
+def _divide(builder: Any, name: str, a: Number, b: Number, divisor: Any) -> Any:
     """The floored quotient, or the remainder;
     both are 0 for a divisor of 0, as in Numba.
     """
@@ -535,7 +535,7 @@ def _divided(builder: Any, name: str, a: Number, b: Number, divisor: Any) -> Any
     return builder.select(by_zero, zero, result)
 
 
-def compared(builder: Any, name: str, left: Any, right: Any) -> Any:
+def compare(builder: Any, name: str, left: Any, right: Any) -> Any:
     if is_constant(left, right):
         return FOLDED[name](left, right)
     if name not in RELATION_SIGNS:
@@ -543,32 +543,32 @@ def compared(builder: Any, name: str, left: Any, right: Any) -> Any:
     a, b = number_of(left), number_of(right)
     dtype = common(a, b)
     sign = RELATION_SIGNS[name]
-    a = converted(builder, a, dtype)
-    b = converted(builder, b, dtype)
+    a = convert(builder, a, dtype)
+    b = convert(builder, b, dtype)
     if dtype.kind == "f":
         # NaN != x is True, every other relation with NaN is False.
         if sign == "!=":
-            compare = builder.fcmp_unordered
+            relation = builder.fcmp_unordered
         else:
-            compare = builder.fcmp_ordered
+            relation = builder.fcmp_ordered
     else:
         if dtype.kind == "i":
-            compare = builder.icmp_signed
+            relation = builder.icmp_signed
         else:
-            compare = builder.icmp_unsigned
-    return Number(compare(sign, a.value, b.value), BOOL)
+            relation = builder.icmp_unsigned
+    return Number(relation(sign, a.value, b.value), BOOL)
 
 
-def negated(builder: Any, operand: Any) -> Any:
+def negate(builder: Any, operand: Any) -> Any:
     if is_constant(operand):
         return -operand
     number = number_of(operand)
     if number.dtype.kind == "f":
         return Number(builder.fneg(number.value), number.dtype)
-    return Number(builder.neg(converted(builder, number, INT64).value), INT64)
+    return Number(builder.neg(convert(builder, number, INT64).value), INT64)
 
 
-def chosen(builder: Any, name: str, operands: list[Any]) -> Any:
+def choose(builder: Any, name: str, operands: list[Any]) -> Any:
     """The least ("Lt") or largest ("Gt") operand; with NaN, the one Python returns."""
     if is_constant(*operands):
         if name == "Lt":
@@ -577,21 +577,21 @@ def chosen(builder: Any, name: str, operands: list[Any]) -> Any:
     best, *others = (number_of(operand) for operand in operands)
     for other in others:
         dtype = common(best, other)
-        best = converted(builder, best, dtype)
-        other = converted(builder, other, dtype)
-        better = compared(builder, name, other, best).value
+        best = convert(builder, best, dtype)
+        other = convert(builder, other, dtype)
+        better = compare(builder, name, other, best).value
         best = Number(builder.select(better, other.value, best.value), dtype)
     return best
 
 
-def kind_of(operand: Any) -> Any:
+def operand_kind(operand: Any) -> Any:
     """One name may hold operands of one kind only."""
     if isinstance(operand, (Number, View, RecordOperand)):
         return type(operand), operand.dtype
     if isinstance(operand, MatrixOperand):
         return MatrixOperand, operand.dtype, operand.transposed
     if is_tuple(operand):
-        return type(operand), *(kind_of(item) for item in operand)
+        return type(operand), *(operand_kind(item) for item in operand)
     return type(operand), operand
 
 
@@ -635,7 +635,7 @@ def _environment(operands: tuple[Any, ...]) -> Any:
     return ir.LiteralStructType([register.type for register in registers_of(operands)])
 
 
-def stored(builder: Any, operands: tuple[Any, ...]) -> Any:
+def store_registers(builder: Any, operands: tuple[Any, ...]) -> Any:
     """Write the registers of operands to the stack; return the place."""
     kind = _environment(operands)
     place = entry_alloca(builder, kind)
@@ -644,7 +644,7 @@ def stored(builder: Any, operands: tuple[Any, ...]) -> Any:
     return place
 
 
-def loaded(builder: Any, address: Any, operands: tuple[Any, ...]) -> list[Any]:
+def load_registers(builder: Any, address: Any, operands: tuple[Any, ...]) -> list[Any]:
     kind = _environment(operands)
     place = pointer_of(builder, address)
     return [

@@ -36,20 +36,20 @@ from fastmlp.compiler.native.operands import (
     Number,
     RecordOperand,
     View,
-    calculated,
+    calculate,
     common,
-    compared,
-    converted,
-    declared,
+    compare,
+    convert,
+    declare,
     entry_alloca,
     in_registers,
     is_tuple,
-    kind_of,
-    loaded,
+    load_registers,
     movable,
+    operand_kind,
     pointer_of,
     registers_of,
-    stored,
+    store_registers,
     truth,
 )
 
@@ -70,7 +70,7 @@ def translate(function: FunctionType, symbol: str, triple: str) -> Any:
         unit.define_entry(function, symbol)
         return unit.module
     words = (Number(ir.Constant(WORD, 0), INT64),) * jit.n_words(function)
-    unit.define(function, jit.grouped(function, words), symbol)
+    unit.define(function, jit.group_words(function, words), symbol)
     if hints.control:
         unit.inline_once_called()
     return unit.module
@@ -90,7 +90,7 @@ class Unit:
         self, function: FunctionType, arguments: tuple[Any, ...], symbol: str = ""
     ) -> Any:
         """Return the LLVM function for arguments of these kinds."""
-        key = function, kind_of(arguments)
+        key = function, operand_kind(arguments)
         if key not in self._defined:
             kinds = [register.type for register in registers_of(arguments)]
             name = symbol or f"{function.__name__}.{len(self._defined)}"
@@ -117,7 +117,7 @@ class Unit:
             place = builder.gep(objects, [ir.Constant(WORD, i)], source_etype=WORD)
             value = builder.load(place, typ=WORD)
             if is_integer:
-                to_word = declared(
+                to_word = declare(
                     builder, "PyLong_AsSsize_t", ir.FunctionType(WORD, [WORD])
                 )
                 arguments.append(Number(builder.call(to_word, [value]), INT64))
@@ -126,11 +126,11 @@ class Unit:
         result = Body(self, builder, function, tuple(arguments)).run()
         if result.dtype == BOOL:
             name = "PyBool_FromLong"
-            result = converted(builder, result, INT64)
+            result = convert(builder, result, INT64)
         else:
             name = "PyFloat_FromDouble"
-            result = converted(builder, result, FLOAT64)
-        to_object = declared(builder, name, ir.FunctionType(WORD, [result.value.type]))
+            result = convert(builder, result, FLOAT64)
+        to_object = declare(builder, name, ir.FunctionType(WORD, [result.value.type]))
         builder.ret(builder.call(to_object, [result.value]))
 
     def inline_once_called(self) -> None:
@@ -161,7 +161,7 @@ class Unit:
         builder.ret_void()
         shared, builder = self._begin(f"{name}.shared", [WORD] * 4)
         environment, *counts = shared.args
-        builder.call(direct, [*loaded(builder, environment, operands), *counts])
+        builder.call(direct, [*load_registers(builder, environment, operands), *counts])
         builder.ret_void()
         return direct, shared
 
@@ -207,7 +207,7 @@ def _holds(kept: Any, operand: Any) -> bool:
     in the name's dtype, if it is the common one, or the word of an address of the
     stack.
     """
-    if kind_of(kept) == kind_of(operand):
+    if operand_kind(kept) == operand_kind(operand):
         return True
     if not (isinstance(kept, Number) and isinstance(operand, Number)):
         return False
@@ -294,7 +294,7 @@ class Body(Expressions):
 
     def _keep(self, slot: Slot, operand: Any) -> None:
         if isinstance(operand, Number):
-            operand = converted(self.builder, operand, slot.operand.dtype)
+            operand = convert(self.builder, operand, slot.operand.dtype)
         for register, place in zip(registers_of(operand), slot.places, strict=True):
             self.builder.store(register, place)
 
@@ -330,7 +330,7 @@ class Body(Expressions):
             raise jit.Unsupported(ast.dump(target))
 
     def _stored(self, operand: Any, dtype: Any) -> Any:
-        return converted(self.builder, movable(operand), dtype).value
+        return convert(self.builder, movable(operand), dtype).value
 
     def _assign_elements(self, target: ast.Subscript, operand: Any) -> None:
         view = self.value(target.value)
@@ -379,7 +379,7 @@ class Body(Expressions):
         old = self.value(node.target)
         new = self.value(node.value)
         self.assign(
-            node.target, calculated(self.builder, type(node.op).__name__, old, new)
+            node.target, calculate(self.builder, type(node.op).__name__, old, new)
         )
 
     def _Return(self, node: ast.Return) -> None:
@@ -498,11 +498,13 @@ class Body(Expressions):
         team = self.load("team")
         zero = ir.Constant(WORD, 0)
         direct, shared = self._unit.define_loop(self._function, node, captured)
-        n = converted(self.builder, self.value(arguments[0]), INT64)
+        n = convert(self.builder, self.value(arguments[0]), INT64)
         with self.builder.if_else(truth(self.builder, team).value) as (together, alone):
             with together:
                 block = Number(self.builder.ptrtoint(shared, WORD), INT64)
-                environment = Number(stored(self.builder, operands), ADDRESS_DTYPE)
+                environment = Number(
+                    store_registers(self.builder, operands), ADDRESS_DTYPE
+                )
                 self.call_function(share_loop(), (team, block, n, environment))
             with alone:
                 self.builder.call(
@@ -515,18 +517,18 @@ class Body(Expressions):
         around the code of the context; yield i.
         """
         builder = self.builder
-        last = converted(self.builder, last, INT64)
+        last = convert(self.builder, last, INT64)
         blocks = [
             builder.append_basic_block(name)
             for name in ("head", "body", "next", "after")
         ]
         head, body, following, after = blocks
         count = entry_alloca(builder, WORD)
-        builder.store(converted(builder, first, INT64).value, count)
+        builder.store(convert(builder, first, INT64).value, count)
         builder.branch(head)
         builder.position_at_end(head)
         i = Number(builder.load(count), INT64)
-        goes_on = compared(builder, "Lt" if step > 0 else "Gt", i, last)
+        goes_on = compare(builder, "Lt" if step > 0 else "Gt", i, last)
         builder.cbranch(goes_on.value, body, after)
         builder.position_at_end(body)
         self._next = following

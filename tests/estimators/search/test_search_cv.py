@@ -302,7 +302,7 @@ def test_fits_have_one_thread_and_x_is_not_copied_to_processes() -> None:
     def score(estimator: Any, X: Any, y: Any) -> float:
         import os
 
-        seen.add((task_pool.share(), os.getpid()))
+        seen.add((task_pool.threads_of_task(), os.getpid()))
         return 0.0
 
     import os

@@ -441,7 +441,7 @@ def _average(
 def _bounds(scalar: Scalar, signed: bool) -> Callable[..., Any]:
     """Sets weights of a wrong sign to 0, or does nothing."""
     zero = scalar(0)
-    alone = scalar(ZERO)
+    must_be_zero = scalar(ZERO)
 
     @njit
     def bound(signs: Any, w: Any, n: Any) -> None:
@@ -449,7 +449,7 @@ def _bounds(scalar: Scalar, signed: bool) -> Callable[..., Any]:
             signs, w = row(signs, n, scalar), row(w, n, scalar)
             for i in range(n):
                 kept = zero if signs[i] * w[i] < zero else w[i]
-                w[i] = zero if signs[i] == alone else kept
+                w[i] = zero if signs[i] == must_be_zero else kept
 
     return bound
 

@@ -163,14 +163,16 @@ def link_block(link: losses.Link, dtype: Any) -> Block:
     return block_of(elementwise.link_loop, dtype, link.rule, by_row=link.by_row)
 
 
-def linked(link: str | losses.Parts, raw: NDArray[Any]) -> NDArray[Any]:
+def apply_link(link: str | losses.Parts, raw: NDArray[Any]) -> NDArray[Any]:
     """A link's values, or the links' of heads, for raw outputs of shape (n_rows,
     n_outputs), in their dtype.
     """
     if not isinstance(link, str):
         columns = np.split(raw, np.cumsum([n for _, n in link])[:-1], axis=1)
         heads = zip(link, columns, strict=True)
-        return np.concatenate([linked(name, own) for (name, _), own in heads], axis=1)
+        return np.concatenate(
+            [apply_link(name, own) for (name, _), own in heads], axis=1
+        )
     raw, out = np.asfortranarray(raw), np.empty(raw.shape, raw.dtype, "F")
     link_block(losses.LINKS[link], raw.dtype)(
         raw.ctypes.data, out.ctypes.data, 0, *raw.shape
@@ -292,13 +294,15 @@ def drawing(network: Network) -> dict[str, Any]:
         number and drops_before_norm(network.layout, i)
         for i, number in enumerate(numbers)
     )
-    alone = block_of(dropout.dropout_alone, network.dtype).address if before_norm else 0
+    drop_alone = 0
+    if before_norm:
+        drop_alone = block_of(dropout.dropout_alone, network.dtype).address
     numbers.append(0)
     return {
         "drop": drop,
         "disturb": disturb,
         "dropped": tuple(numbers),
-        "drop_alone": alone,
+        "drop_alone": drop_alone,
     }
 
 

@@ -362,7 +362,7 @@ def _make_tiles(tiling: Tiling) -> NDArray[Any]:
                         tiles.append((i, first, last, *panels, *place, 0, n_rows))
                         owners.append((part * len(groups) + g) * n_threads // shares)
         begin_of_layer += layer.size
-    table = _balanced(np.array(tiles, records.Tile.dtype), np.array(owners), n_threads)
+    table = _balance(np.array(tiles, records.Tile.dtype), np.array(owners), n_threads)
     if tiling.by_panels:
         _mark_cached(table.reshape(n_threads, -1), packed, lanes, max(split_layer, 1))
     table.flags.writeable = False
@@ -404,9 +404,7 @@ def _mark_cached(
                 share[name][of_layer] = end * tuning.LARGEST_TILE[1] * lanes
 
 
-def _balanced(
-    tiles: NDArray[Any], owners: NDArray[Any], n_threads: int
-) -> NDArray[Any]:
+def _balance(tiles: NDArray[Any], owners: NDArray[Any], n_threads: int) -> NDArray[Any]:
     """Group tiles by thread, balance the groups by work (greedy),
     and pad them to equal length with empty tiles.
 

@@ -340,7 +340,7 @@ class Predictor:
 
     def _by_panels(self, x: Rows, out: Array) -> None:
         like = None if isinstance(x, np.ndarray) else x
-        key = (self._network, self._runner.n_threads, kind_of(x))
+        key = (self._network, self._runner.n_threads, kind_of_rows(x))
         prediction = self._idle.take(key) or Prediction(
             self._runner, self._network, like
         )
@@ -349,7 +349,7 @@ class Predictor:
             self._idle.give(key, prediction)
 
 
-def kind_of(x: Rows) -> object:
+def kind_of_rows(x: Rows) -> object:
     """Rows of one kind can have the same buffers."""
     return x.kind if isinstance(x, Expanded) else type(x)
 

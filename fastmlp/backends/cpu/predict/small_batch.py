@@ -289,7 +289,7 @@ class SmallBatch:
         self._net = fields_of(self._flat.net)
         self._driver = block_of(small_batch, dtype)
         entry = entry_of(predict_small, dtype)
-        self._predict: Callable[..., float] = lock.alone(entry)
+        self._predict: Callable[..., float] = lock.exclusive(entry)
         kind = "small batch", network.layout.sizes, dtype
         self._calls = LedCalls(
             kind,

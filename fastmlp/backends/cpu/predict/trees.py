@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastmlp.backends.cpu.kernels.rule_blocks import linked
+from fastmlp.backends.cpu.kernels.rule_blocks import apply_link
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.compiler import block_of, njit
 from fastmlp.compiler.memory import Record, record_at, row
@@ -66,7 +66,7 @@ class TreeNodes(NamedTuple):
         if len(self.classes) == 1:  # as the rows of a fold may have
             return np.ones_like(raw)
         several = raw.shape[1] > 1
-        shares = linked("softmax" if several else "sigmoid", raw)
+        shares = apply_link("softmax" if several else "sigmoid", raw)
         return shares if several else np.concatenate([1 - shares, shares], axis=1)
 
 

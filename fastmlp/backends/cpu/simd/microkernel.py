@@ -95,7 +95,7 @@ class Epilogue(NamedTuple):
     operand: Word
 
 
-def finished(
+def apply_epilogue(
     v: Vectors, number: int, value: Vector, operand: Callable[[], Vector]
 ) -> Vector:
     """An epilogue's result for a vector of sums; loads the operand if it needs it."""
@@ -108,11 +108,11 @@ def finished(
     return v.positive_part(value) if number in (RELU, RELU_PLUS) else value
 
 
-def finished_delta(v: Vectors, number: Word, delta: Vector, operand: Vector) -> Vector:
+def finish_delta(v: Vectors, number: Word, delta: Vector, operand: Vector) -> Vector:
     """An epilogue's result for deltas; `number` is STORE, TIMES or WHERE_POSITIVE."""
-    kept = finished(v, WHERE_POSITIVE, delta, lambda: operand)
+    kept = apply_epilogue(v, WHERE_POSITIVE, delta, lambda: operand)
     value = v.select(v.equal(number, WHERE_POSITIVE), kept, delta)
-    product = finished(v, TIMES, delta, lambda: operand)
+    product = apply_epilogue(v, TIMES, delta, lambda: operand)
     return v.select(v.equal(number, TIMES), product, value)
 
 
@@ -425,7 +425,7 @@ class Sweep:
             of = self.vectors[j]
             down = r * v.bytes + m * v.bytes
             operand = self.epilogue.operand + target.stride * j + down
-            value = finished(of, epilogue, total.value, partial(of.load, operand))
+            value = apply_epilogue(of, epilogue, total.value, partial(of.load, operand))
             v.store(self.filled(value, of), target.address + target.stride * j + down)
 
     def filled(self, value: Vector, of: Vectors) -> Vector:
@@ -489,7 +489,7 @@ def backward_dots(
         # Padding of deltas stays zero.
         sums = v.select(v.first(n - i * v.lanes), sums, v.zero)
         operand = v.load(epilogue.operand + across)
-        v.store(finished_delta(v, epilogue.number, sums, operand), target + across)
+        v.store(finish_delta(v, epilogue.number, sums, operand), target + across)
 
 
 def _dot_products(

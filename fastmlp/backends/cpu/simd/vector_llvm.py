@@ -17,14 +17,14 @@ from fastmlp.backends.cpu.simd.vector import (
     Vectors,
 )
 from fastmlp.compiler.native.operands import (
-    added,
-    declared,
+    add,
+    declare,
     emit_fetch,
     entry_alloca,
     is_arm,
     is_pointer,
     pointer_of,
-    subtracted,
+    subtract,
     word_of,
 )
 from fastmlp.compiler.target import multiplies_pairs
@@ -63,15 +63,15 @@ class _Word:
     def __add__(self, other: Any) -> "_Word":
         if _is(other, 0):
             return self
-        return self._of(added(self.builder, self.value, _register(other)))
+        return self._of(add(self.builder, self.value, _register(other)))
 
     __radd__ = __add__
 
     def __sub__(self, other: Any) -> "_Word":
-        return self._of(subtracted(self.builder, self.value, _register(other)))
+        return self._of(subtract(self.builder, self.value, _register(other)))
 
     def __rsub__(self, other: Any) -> "_Word":
-        return self._of(subtracted(self.builder, _register(other), self.value))
+        return self._of(subtract(self.builder, _register(other), self.value))
 
     def __mul__(self, other: Any) -> "_Word":
         return (
@@ -160,7 +160,7 @@ class LLVMTileRegisters(TileRegisters):
 
     def _call(self, name: str, *operands: Any) -> None:
         kind = ir.FunctionType(ir.VoidType(), [operand.type for operand in operands])
-        function = declared(self.builder, f"llvm.x86.{name}", kind)
+        function = declare(self.builder, f"llvm.x86.{name}", kind)
         self.builder.call(function, operands)
 
     def _register(self, number: int) -> Any:
@@ -277,7 +277,7 @@ class LLVMVectors(Vectors):
     def _masked(self, verb: str, result: Any, operands: list[Any]) -> Any:
         kind = ir.FunctionType(result, [operand.type for operand in operands])
         name = f"llvm.masked.{verb}.v{self.lanes}f{8 * self.size}.p0"
-        function = declared(self.builder, name, kind)
+        function = declare(self.builder, name, kind)
         return self.builder.call(function, operands)
 
     def store_lane(self, value: Any, address: Any) -> None:
@@ -312,7 +312,7 @@ class LLVMVectors(Vectors):
     def fma(self, a: Any, b: Any, c: Any) -> Any:
         kind = ir.FunctionType(self.kind, [self.kind] * 3)
         name = f"llvm.fma.v{self.lanes}f{8 * self.size}"
-        function = declared(self.builder, name, kind)
+        function = declare(self.builder, name, kind)
         return self._vector(self.builder.call(function, [a.value, b.value, c.value]))
 
     def add_pairs(self, a: Any, b: Any, c: Any) -> Any:
@@ -330,7 +330,7 @@ class LLVMVectors(Vectors):
         """The instruction of this name for c and vectors of pairs."""
         pairs = ir.VectorType(BFLOAT16_TYPE, 2 * self.lanes)
         kind = ir.FunctionType(self.kind, [self.kind, pairs, pairs])
-        function = declared(self.builder, name, kind)
+        function = declare(self.builder, name, kind)
         factors = [self.builder.bitcast(vector.value, pairs) for vector in (a, b)]
         return self._vector(self.builder.call(function, [c.value, *factors]))
 
@@ -352,7 +352,7 @@ class LLVMVectors(Vectors):
             pairs = ir.VectorType(BFLOAT16_TYPE, 2 * self.lanes)
             kind = ir.FunctionType(pairs, [self.kind] * 2)
             name = "llvm.x86.avx512bf16.cvtne2ps2bf16.512"
-            function = declared(self.builder, name, kind)
+            function = declare(self.builder, name, kind)
             return self._in_floats(self.builder.call(function, [b.value, a.value]))
         both = [self._upper_bits(vector) for vector in (a, b)]
         places = ir.Constant(

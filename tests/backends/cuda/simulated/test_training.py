@@ -16,7 +16,7 @@ from fastmlp import EMA, MLP, Cosine, fit_many
 from fastmlp.backends.cpu.engine import Engine as CPU
 from fastmlp.backends.cuda import device, engine, training
 from fastmlp.backends.cuda import engine as cuda_predict
-from fastmlp.backends.cuda.device import configured, cuda, kernel
+from fastmlp.backends.cuda.device import configure, cuda, kernel
 from fastmlp.backends.cuda.plan import NetProgress, dtype_of
 from fastmlp.backends.protocol import Data
 from fastmlp.rules.activations import RULES as ACTIVATIONS
@@ -393,9 +393,7 @@ def test_a_missing_barrier_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
             numbers = np.zeros(1, dtype_of(NetProgress))
         else:
             numbers = np.zeros((1, 4))
-        configured(made, (numbers,), n_blocks, 2)(
-            device.NUMBA_MODULE.to_device(numbers)
-        )
+        configure(made, (numbers,), n_blocks, 2)(device.NUMBA_MODULE.to_device(numbers))
 
     def unordered(x: Any) -> None:
         x[0, cuda.threadIdx.x] = 1.0
