@@ -1,7 +1,8 @@
 """A pool of Python threads that runs many fits at once, the costliest first.
 
 Compiled calls release the GIL, so Python threads suffice: each fit is serial.
-When no fit is left to begin, the free cores go to the fits that run (`threads_of_task`).
+When no fit is left to begin, the free cores go to the fits that run
+(`threads_of_task`).
 """
 
 import os

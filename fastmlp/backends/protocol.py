@@ -462,7 +462,7 @@ class Engine(Protocol[P]):
     def objective(
         self, data: Data, *, summed: bool = False, room: int | None = None
     ) -> Objective:
-        """Objective and gradient on all rows of `data`, as a function of the parameters.
+        """Objective and gradient on all rows of `data`, from the parameters.
 
         Parameters
         ----------

@@ -239,7 +239,7 @@ RESTORE = "restore_here(before)"
 
 
 class _Restoring(ast.NodeTransformer):
-    """Restores the mode before each `continue` of a loop's body, inner loops' excepted."""
+    """Restores the mode before each `continue` of a loop, inner loops' excepted."""
 
     def visit_For(self, node: ast.For) -> ast.For:
         return node

@@ -270,10 +270,10 @@ STAGED_PRODUCTS = 1_000_000
 # -> this: 643 -> 638 us (23-256-256-1@256, 1 thread), 4.60 -> 4.54 ms (SimBa).
 STAGED_BYTES = 1 << 14
 # Tiles of rows that share one reading of the weights, rows by vectors of outputs: for
-# more than `SECOND_TILE_ROWS` rows, for so few, and for two. 98 -> 70 us (2 x 784 x 512, 4 x 3
-# -> 2 x 4, AVX2). With 32 registers 8 rows halve what is read of the second-level
-# cache: 4 x 3 -> 8 x 3, 247 -> 188 us (16 rows), 2.64 -> 2.18 ms (256 rows of
-# 784-512-512-10, 1 thread, Xeon with AVX-512).
+# more than `SECOND_TILE_ROWS` rows, for at most these, and for two. 98 -> 70 us
+# (2 x 784 x 512, 4 x 3 -> 2 x 4, AVX2). With 32 registers 8 rows halve what is read of
+# the second-level cache: 4 x 3 -> 8 x 3, 247 -> 188 us (16 rows), 2.64 -> 2.18 ms (256
+# rows of 784-512-512-10, 1 thread, Xeon with AVX-512).
 ROW_TILES = ((8, 3) if vector_bytes() == 64 else (4, 3), (4, 3), (2, 4))
 # Most rows that the second of these tiles takes.
 SECOND_TILE_ROWS = 4

@@ -51,8 +51,8 @@ class ForwardPass:
         mode: int,
         who: str,
     ) -> None:
-        """Rows move to the card once; buffers hold a chunk of at most `GPU_CHUNK_NUMBERS`
-        numbers, which calls pass over.
+        """Rows move to the card once; buffers hold a chunk of at most
+        `GPU_CHUNK_NUMBERS` numbers, which calls pass over.
         """
         data = device.gather_rows(data)
         self._lock = lock

@@ -258,8 +258,8 @@ class LayerKernels(NamedTuple):
         slopes; the thread's pre-activations, and its packed rows
     add_partial_sums : (net, layer, (panel, n_panels), (at, n), z): outputs and slopes of a split
         layer, from the sums of its two halves
-    backward : (net, i, (panel, n_panels), (at, n), packed): deltas of layer i - 1 from deltas of
-        layer i
+    backward : (net, i, (panel, n_panels), (at, n), packed): deltas of layer i - 1, from
+        deltas of layer i
     """
 
     gather: Kernel

@@ -416,7 +416,7 @@ def stages_forward(scalar: Scalar) -> Kernel:
 
 
 def stages_backward(scalar: Scalar) -> Kernel:
-    """The block that turns n rows' deltas of a layer's outputs into deltas of its sums."""
+    """The block that turns n rows' deltas of a layer's outputs into deltas of sums."""
     lanes = lanes_of(scalar)
     size = np.dtype(scalar).itemsize
     vector = lanes * size

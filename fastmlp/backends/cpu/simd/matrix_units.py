@@ -184,7 +184,7 @@ class TileSweep(Sweep):
             prefetch_streams(self.v, streams, turn)
 
     def fill(self, k: Word, rest: Word) -> None:
-        """Copy the last `rest` rows of pairs of B, and add rows of zeros up to `DEEP`."""
+        """Copy the last `rest` rows of pairs of B; add rows of zeros up to `DEEP`."""
         v, of = self.v, self.factors
         for j in range(self.tile.vectors):
             source = of.b + k * (DEEP * v.bytes) + of.b_stride * j
@@ -228,7 +228,7 @@ class TileSweep(Sweep):
         return i * self.tile.vectors + j
 
     def add(self, rows: Sequence[Word], k: Word, b: Word, b_stride: Word | int) -> None:
-        """Add the products of the k-th tiles of A and the tiles of B from address b on."""
+        """Add the products of the k-th tiles of A and the tiles of B from b on."""
         for i in range(len(rows)):
             self.registers.load(LEFT_TILES[i], self.place_of(i, k), ROW_BYTES)
         for i, j in self.tiles_of(rows):
