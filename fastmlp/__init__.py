@@ -5,7 +5,6 @@ CPU.
 # Underscores keep the names out of editors' completions.
 import sys as _sys
 import typing as _typing
-from importlib import import_module as _import_module
 from importlib.util import find_spec as _find_spec
 from types import ModuleType as _ModuleType
 
@@ -116,15 +115,10 @@ if not _typing.TYPE_CHECKING:
 
             known = {*__all__, *_ROOMS, *_here}
             raise lacking_name(name, known, _sys._getframe(1).f_code.co_name)
-        try:
-            room = _import_module(f"fastmlp.{_ROOMS[name]}")
-            return room if name in _MODULES else getattr(room, name)
-        except ModuleNotFoundError as error:
-            if (error.name or "").split(".")[0] not in ("sklearn", "joblib", "scipy"):
-                raise
-            from fastmlp.validation.messages import needs
+        from fastmlp.validation.messages import imported
 
-            raise ImportError(needs(f"fastmlp.{name}", "scikit-learn")) from error
+        room = imported(f"fastmlp.{_ROOMS[name]}", f"fastmlp.{name}", "scikit-learn")
+        return room if name in _MODULES else getattr(room, name)
 
     def __dir__() -> list[str]:
         """Names that can be loaded: `inspect.getmembers` loads all,

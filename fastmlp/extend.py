@@ -12,7 +12,7 @@ from fastmlp._process import warn as warn
 from fastmlp._process.task_pool import run_all as run_all
 from fastmlp.archives import register as register
 from fastmlp.backends.protocol import n_threads_of as n_threads_of
-from fastmlp.data.arrow import are_files as are_files
+from fastmlp.data.arrow import form_of as form_of
 from fastmlp.data.batches import read_table as read_table
 from fastmlp.rules import columns as columns
 from fastmlp.serialization import codec as codec

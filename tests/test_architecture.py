@@ -395,7 +395,7 @@ def test_tables_take_few_names_of_the_core() -> None:
                 name = local.get(node.value.id, "")
                 if name in modules:
                     taken.add(f"{name}.{node.attr}")
-    assert len(taken) <= 61, sorted(taken)
+    assert len(taken) <= 45, sorted(taken)
 
 
 def test_the_map_and_names_to_build_on_are_few_words() -> None:

@@ -6,12 +6,15 @@ import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple, Self, final
+from typing import Any, Literal, NamedTuple, Self, final
+
+import numpy as np
 
 from fastmlp.validation import messages, scalars
 from fastmlp.validation.calls import assignable, explained
-from fastmlp.validation.frames import is_lazy, is_table
+from fastmlp.validation.frames import is_lazy, is_series, is_table
 
+Form = Literal["files", "lazy", "table", "series", "other"]
 CSV_FILES = (".csv", ".csv.gz")
 # pyarrow's errors of a value and of a row. With one thread it counts rows,
 # including the header, without empty lines.
@@ -187,6 +190,22 @@ def are_files(X: Any) -> bool:
     return all(
         path.lower().endswith(FILE_ENDINGS) or os.path.isdir(path) for path in paths
     )
+
+
+def form_of(X: Any) -> Form:
+    """What X is to a reader of columns: other objects are arrays, or rows of a list."""
+    if are_files(X):
+        return "files"
+    if isinstance(X, list | tuple | np.ndarray):
+        return "other"
+    # An attribute that a frame of pandas lacks takes 3 us.
+    if hasattr(X, "iloc"):
+        return "table" if hasattr(X, "columns") else "series"
+    if is_lazy(X):
+        return "lazy"
+    if is_table(X):
+        return "table"
+    return "series" if is_series(X) else "other"
 
 
 def expanded(paths: Sequence[str], who: str) -> list[str]:

@@ -79,7 +79,7 @@ class SavedEstimator(TypedDict, total=False):
 
     layer_sizes: Required[tuple[int, ...]]
     dtype: Required[str]
-    parameters: Required[dict[str, Any]]
+    parameters: Required[codec.Parameters]
     out_activation: Required[str]
     attributes: Required[Attributes]
     labels: dict[str, Any]
@@ -106,7 +106,7 @@ def pack(estimator: Any, *, training: bool) -> tuple[Any, dict[str, Array]]:
     saved = {
         "layer_sizes": network.layout.sizes,
         "dtype": network.dtype.name,
-        "parameters": codec.parameters_of(estimator),
+        "parameters": estimator.get_params(deep=False),
         **_form_of(estimator),
         "attributes": {
             name: there[name]
@@ -126,9 +126,10 @@ def unpack(content: Content, own: Own, n_threads: int | None) -> Any:
     if content.kind not in ESTIMATORS:
         return _unpack_search(content, own, n_threads)
     sizes = model_state.sizes_of(content)
-    saved = codec.fields_from(SavedEstimator, content.header, content.arrays)
-    parameters = codec.parameters_from(saved["parameters"], own, n_threads)
-    estimator = ESTIMATORS[content.kind](**parameters)
+    saved = codec.fields_from(SavedEstimator, content.header, content.arrays, own=own)
+    estimator = ESTIMATORS[content.kind](**saved["parameters"])
+    if n_threads is not None:
+        estimator.n_jobs = n_threads
     _take_form(estimator, sizes, saved)
     network = _network(estimator, sizes, resolve.dtype(saved["dtype"]))
     flat = model_state.read_parameters(network, content.arrays)
@@ -351,8 +352,8 @@ class SavedSearch(TypedDict, total=False):
     """Fields of a file, beside the arrays of results."""
 
     searched: Required[str]
-    estimator: Required[dict[str, Any]]
-    parameters: Required[dict[str, Any]]
+    estimator: Required[codec.Parameters]
+    parameters: Required[codec.Parameters]
     results: Required[dict[str, Any]]
     attributes: Required[dict[str, Any]]
     feature_names: tuple[str, ...]
@@ -372,8 +373,12 @@ def _pack_search(search: Any, *, training: bool) -> tuple[Any, dict[str, Array]]
     there = vars(search)
     saved: dict[str, Any] = {
         "searched": type(estimator).__name__,
-        "estimator": codec.parameters_of(estimator),
-        "parameters": codec.parameters_of(search, but=("estimator", *PARAMETERS)),
+        "estimator": estimator.get_params(deep=False),
+        "parameters": {
+            name: value
+            for name, value in search.get_params(deep=False).items()
+            if name not in ("estimator", *PARAMETERS)
+        },
         "results": results,
         "attributes": {
             name: codec.of_value(there[name]) for name in ATTRIBUTES if name in there
@@ -389,12 +394,11 @@ def _pack_search(search: Any, *, training: bool) -> tuple[Any, dict[str, Array]]
 
 def _unpack_search(content: Content, own: Own, n_threads: int | None) -> Any:
     """The search in a file. Scorers are made anew, since files hold no functions."""
-    saved = codec.fields_from(SavedSearch, content.header, content.arrays)
-    estimator = ESTIMATORS[saved["searched"]](
-        **codec.parameters_from(saved["estimator"], own, None)
-    )
-    parameters = codec.parameters_from(saved["parameters"], own, n_threads)
-    search = MLPSearchCV(estimator, **parameters)
+    saved = codec.fields_from(SavedSearch, content.header, content.arrays, own=own)
+    estimator = ESTIMATORS[saved["searched"]](**saved["estimator"])
+    search = MLPSearchCV(estimator, **saved["parameters"])
+    if n_threads is not None:
+        search.n_jobs = n_threads
     search._validate_params()
     search.cv_results_ = results = _results_from(saved["results"], content.arrays)
     for name, value in saved["attributes"].items():

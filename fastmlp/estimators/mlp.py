@@ -261,7 +261,7 @@ class MLPClassifier(base.CompiledMLP, sklearn_bases.MLPClassifier):
                     self.classes_ = classes
                 return X, targets
         who = f"{type(self).__name__}.fit"
-        arrays.without_nul(y, who, "y")
+        arrays.check_labels(y, who, "y")
         try:
             return super()._validate_input(X, y, incremental, reset)
         except ValueError as error:

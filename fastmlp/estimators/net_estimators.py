@@ -303,7 +303,7 @@ class NetClassifier(ClassifierMixin, NetEstimator):
         return tags
 
     def _data(self, X: Any, y: Any) -> tuple[Array, Array, Any]:
-        arrays.without_nul(y, f"{type(self).__name__}.fit", "y")
+        arrays.check_labels(y, f"{type(self).__name__}.fit", "y")
         rows, labels = self._checked(X, y, y_numeric=False)
         check_classification_targets(labels)
         targets = labels

@@ -151,12 +151,12 @@ class CTableText(c_source.CText):
 
         The function has one row of constants for each column.
         """
-        name = f"$column_{name_of(step.rule)}"
+        name = f"$column_{name_of(step.function)}"
         n = step.constants.shape[1]
         code = c_source.Code()
         names = ["x", *(f"k[{j}]" for j in range(n))]
         result = code.call(
-            step.rule, *(code.symbol(np.float64, word) for word in names)
+            step.function, *(code.symbol(np.float64, word) for word in names)
         )
         text = code.text(result, self.scalar)
         body = "\n".join(f"        {line}" for line in code.lines(text))

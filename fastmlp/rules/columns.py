@@ -5,7 +5,7 @@ Compiled loops over columns, calls row by row, and C files are made of these rul
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from numpy import float32, sqrt
 
@@ -65,22 +65,39 @@ def within(x: float, median: float, low: float, high: float) -> float32:
     return float32(0) if x >= high else above
 
 
+ColumnRuleName = Literal["clipped", "rising", "missing", "share_below", "within"]
+# Compiled code numbers the rules in this order.
+COLUMN_RULES: dict[ColumnRuleName, Callable[..., Any]] = {
+    "clipped": clipped,
+    "rising": rising,
+    "missing": missing,
+    "share_below": share_below,
+    "within": within,
+}
+
+
 class NumberStep(NamedTuple):
     """Inputs of a net, each by a rule from one number.
 
     Attributes
     ----------
+    rule : name in `COLUMN_RULES`
     columns : (n_inputs,) array, places among the numbers of a row
     constants : (n_inputs, n_constants) array of float64
     """
 
-    rule: Callable[..., Any]
+    rule: ColumnRuleName
     columns: Array
     constants: Array
 
     @property
     def n_inputs(self) -> int:
         return len(self.columns)
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """The rule, of a number and its constants."""
+        return COLUMN_RULES[self.rule]
 
 
 class LevelStep(NamedTuple):

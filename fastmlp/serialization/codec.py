@@ -8,14 +8,15 @@ A value without a form in JSON, such as a tuple or an infinite number,
 becomes an object with one entry: the kind and the content.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, is_dataclass
 from functools import cache
-from types import UnionType
+from types import MappingProxyType, UnionType
 from typing import (
     Any,
     Literal,
     NamedTuple,
+    NewType,
     Union,
     get_args,
     get_origin,
@@ -40,6 +41,7 @@ from fastmlp.serialization.files import Content, FileError, arrays_at, content_o
 from fastmlp.validation import Array, scalars
 
 Own = Mapping[str, Any]
+NO_RULES: Own = MappingProxyType({})
 # A schedule may hold a schedule.
 MAX_DEPTH = 8
 OPTIMIZER_KINDS: Mapping[str, Any] = {**OPTIMIZERS, **SECOND_ORDER, "custom": Custom}
@@ -236,26 +238,6 @@ def add_settings(name: str, kind: type[Any]) -> None:
     _READERS[name] = lambda content, own: kind(**content)
 
 
-def parameters_of(estimator: Any, but: Collection[str] = ()) -> dict[str, Any]:
-    """The JSON forms of the arguments of an estimator's `__init__`,
-    without those in `but`.
-
-    A value without a name raises ValueError.
-    """
-    parameters = estimator.get_params(deep=False).items()
-    return {name: of_value(value) for name, value in parameters if name not in but}
-
-
-def parameters_from(
-    spelled: Mapping[str, Any], own: Own, n_threads: int | None
-) -> dict[str, Any]:
-    """The arguments of JSON forms, with `n_threads`, if given, for `n_jobs`."""
-    parameters = {name: value_from(value, own) for name, value in spelled.items()}
-    if n_threads is None:
-        return parameters
-    return parameters | {"n_jobs": n_threads}
-
-
 class InFile(NamedTuple):
     """The form of one type in a file: functions to JSON and arrays, and back."""
 
@@ -264,6 +246,9 @@ class InFile(NamedTuple):
 
 
 InFiles = Mapping[Any, InFile]
+# Declared types of fields: arguments of an `__init__` by name, and distinct labels.
+Parameters = NewType("Parameters", dict[str, Any])
+Labels = NewType("Labels", Array)
 # Content of another file within a file; `model.py` adds nets.
 FORMS_IN_FILES: dict[Any, InFile] = {
     Content: InFile(
@@ -323,6 +308,10 @@ def of_fields(
         if value is None:
             return None, {}
         kind = get_args(kind)[0]
+    if kind is Parameters:
+        return {name: of_value(each) for name, each in value.items()}, {}
+    if kind is Labels:
+        return of_classes(value), {}
     if form := forms.get(kind) or FORMS_IN_FILES.get(kind):
         return form.write(value)
     if _origin(kind) is np.ndarray:
@@ -350,13 +339,23 @@ def fields_from(
     spelled: Any,
     arrays: dict[str, Array],
     forms: InFiles = FORMS_IN_FILES,
+    own: Own = NO_RULES,
     where: str = "",
 ) -> Any:
-    """The value of `of_fields`, checked against the declared type."""
+    """The value of `of_fields`, checked against the declared type.
+
+    `own` are the user's rules by name, which `Parameters` may hold.
+    """
     if _origin(kind) in (Union, UnionType):
         if spelled is None and not arrays:
             return None
         kind = get_args(kind)[0]
+    if kind in (Parameters, Labels) and type(spelled) is not dict:
+        raise FileError(f"{where} must be dict, got {spelled!r}")
+    if kind is Parameters:
+        return {name: value_from(each, own) for name, each in spelled.items()}
+    if kind is Labels:
+        return classes_from(spelled)
     if form := forms.get(kind) or FORMS_IN_FILES.get(kind):
         return form.read(spelled, arrays)
     origin = _origin(kind)
@@ -383,6 +382,7 @@ def fields_from(
                 one,
                 inner.get(str(name), {}),
                 forms,
+                own,
                 f"{where}.{name}".lstrip("."),
             )
             for name, one in each.items()

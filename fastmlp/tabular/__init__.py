@@ -2,7 +2,6 @@
 and from its outputs to labels.
 """
 
-from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -49,15 +48,10 @@ if not TYPE_CHECKING:
         """Load these on first use, and scikit-learn with them, which takes a second."""
         if name not in __all__:
             raise AttributeError(f"module 'fastmlp.tabular' has no attribute {name!r}")
-        try:
-            # `encoding` imports the other encoders.
-            module = "models" if name.startswith("TabularMLP") else "encoding"
-            return getattr(import_module(f"fastmlp.tabular.{module}"), name)
-        except ModuleNotFoundError as error:
-            if (error.name or "").split(".")[0] not in ("sklearn", "joblib", "scipy"):
-                raise
-            from fastmlp.extend import messages
+        from fastmlp.extend import messages
 
-            raise ImportError(
-                messages.needs(f"fastmlp.tabular.{name}", "scikit-learn")
-            ) from error
+        # `encoding` imports the other encoders.
+        module = "models" if name.startswith("TabularMLP") else "encoding"
+        who = f"fastmlp.tabular.{name}"
+        room = messages.imported(f"fastmlp.tabular.{module}", who, "scikit-learn")
+        return getattr(room, name)

@@ -33,12 +33,12 @@ class SavedTable(NamedTuple):
     whose weights are `pack.extra_weights`.
     """
 
-    parameters: dict[str, Any]
+    parameters: codec.Parameters
     schema: Schema
     leaderboard: tuple[reports.Row, ...]
     pack: Pack
     training: dict[str, Any]
-    labels: dict[str, Any] | None
+    labels: codec.Labels | None
     trees: tuple[tuple[str, BoostedTrees], ...]
 
 
@@ -73,10 +73,11 @@ def pack(model: Any, *, training: bool) -> tuple[Any, dict[str, Array]]:
     left_out = (
         NOT_IN_FILES if isinstance(model.cv, Integral | None) else (*NOT_IN_FILES, "cv")
     )
-    is_classifier = isinstance(model, TabularMLPClassifier)
+    parameters = model.get_params(deep=False).items()
+    labels = model.classes_ if isinstance(model, TabularMLPClassifier) else None
     board = reports.rows_of(model.leaderboard_)
     saved = SavedTable(
-        codec.parameters_of(model, but=left_out),
+        codec.Parameters({n: each for n, each in parameters if n not in left_out}),
         model.schema_,
         tuple(
             tuple(row[name] for name in reports.LEADERBOARD_COLUMNS) for row in board
@@ -86,7 +87,7 @@ def pack(model: Any, *, training: bool) -> tuple[Any, dict[str, Array]]:
             extra_weights=np.array([weight for *_, weight in others], np.float64),
         ),
         model.training_,
-        codec.of_classes(model.classes_) if is_classifier else None,
+        None if labels is None else codec.Labels(labels),
         tuple((name, member) for name, member, _ in others),
     )
     return codec.of_fields(SavedTable, saved, FORMS_OF_TABLES)
@@ -95,17 +96,19 @@ def pack(model: Any, *, training: bool) -> tuple[Any, dict[str, Array]]:
 def unpack(content: Any, own: Mapping[str, Any], n_threads: int | None) -> Any:
     """The fitted model in a file, checked whole before it is returned."""
     saved: SavedTable = codec.fields_from(
-        SavedTable, content.header, content.arrays, FORMS_OF_TABLES
+        SavedTable, content.header, content.arrays, FORMS_OF_TABLES, own
     )
-    model = TABLE_MODELS[content.kind](
-        **codec.parameters_from(saved.parameters, own, n_threads)
-    )
+    model = TABLE_MODELS[content.kind](**saved.parameters)
+    if n_threads is not None:
+        model.n_jobs = n_threads
     model._validate_params()
     schema = saved.schema
     pack_ = saved.pack
     classes = None
     if isinstance(model, TabularMLPClassifier):
-        classes = codec.classes_from(saved.labels or {})
+        classes = saved.labels
+        if classes is None:
+            raise FileError("a classifier has no labels")
     n_features = len(schema.number_names) + len(schema.categorical_names)
     arrays: Any = saved.trees
     members = [(name, BoostedTrees().restore(own, n_features)) for name, own in arrays]
@@ -147,7 +150,9 @@ def _check_decisions(training: dict[str, Any], classes: Array | None) -> None:
 def _check_counts(training: dict[str, Any]) -> None:
     """Refuse numbers of rows and losses that are not numbers."""
     for name in ("rows", "validation_rows"):
-        codec.count(training.get(name, 0), name)
+        n = training.get(name, 0)
+        if type(n) is not int or n < 0:
+            raise FileError(f"{name} must be an integer of 0 or more, got {n!r}")
     for name in ("scores", "importances"):
         numbers = training.get(name, {})
         if isinstance(numbers, dict):

@@ -7,13 +7,14 @@ which a small pack learns on folds of the validation rows.
 """
 
 import math
+import sys
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.extend import scalars
 from fastmlp.tabular.export import row_predictions
 from fastmlp.tabular.outputs import scores_of
 from fastmlp.tabular.pack import NO_NUMBERS, Caller, Pack, train_pack
@@ -148,9 +149,9 @@ def least_probability(pack: Pack, coverage: float, who: str, n_rows: int) -> flo
 
 
 def _check(value: Any, asked: str) -> None:
-    if not scalars.is_positive(value) or value >= 1:
-        is_percent = scalars.is_positive(value) and value > 1
-        if is_percent:
+    number: Any = value if isinstance(value, Real) else math.nan
+    if not 0 < number < 1:
+        if 1 < number <= sys.float_info.max:
             share = f": {value} percent is {value / 100:g}"
         else:
             share = ""

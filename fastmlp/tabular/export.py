@@ -4,7 +4,7 @@ for C and compiled code, and as an ONNX graph.
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,10 +36,8 @@ def steps_of(encoding: Encoding) -> tuple[Step, ...]:
 
 
 def _scaled(encoder: number_encoders.RobustSmoothClip, columns: Array) -> Step:
-    if isinstance(encoder, number_encoders.RisingSmoothClip):
-        rule = rules.rising
-    else:
-        rule = rules.clipped
+    rising = isinstance(encoder, number_encoders.RisingSmoothClip)
+    rule: Literal["rising", "clipped"] = "rising" if rising else "clipped"
     return rules.NumberStep(
         rule, columns, np.stack([encoder.center_, encoder.factor_], axis=1)
     )
@@ -47,14 +45,14 @@ def _scaled(encoder: number_encoders.RobustSmoothClip, columns: Array) -> Step:
 
 def _marked(encoder: number_encoders.MissingMarks, columns: Array) -> Step:
     return rules.NumberStep(
-        rules.missing, columns[encoder.columns_], np.empty((encoder.n_outputs, 0))
+        "missing", columns[encoder.columns_], np.empty((encoder.n_outputs, 0))
     )
 
 
 def _pieces(encoder: number_encoders.PiecewiseLinear, columns: Array) -> Step:
     n = encoder.n_pieces_
     levels = isinstance(encoder, number_encoders.IntegerLevels)
-    rule = rules.within if levels else rules.share_below
+    rule: Literal["within", "share_below"] = "within" if levels else "share_below"
     constants = [np.repeat(encoder.medians_, n), *encoder.table_]
     return rules.NumberStep(rule, np.repeat(columns, n), np.stack(constants, axis=1))
 
@@ -490,7 +488,7 @@ def _inputs(graph: Graph, step: Step, columns: ColumnNodes) -> list[str]:
     wide = graph.kinds.DOUBLE
     constants = step.constants.T[:, None]
     names = [numbers, *(graph.constant(each, wide) for each in constants)]
-    return [graph.traced(step.rule, wide, *names, to=graph.kinds.FLOAT)]
+    return [graph.traced(step.function, wide, *names, to=graph.kinds.FLOAT)]
 
 
 def _levels(graph: Graph, step: rules.LevelStep, columns: ColumnNodes) -> list[str]:

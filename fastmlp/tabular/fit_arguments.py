@@ -14,7 +14,7 @@ from sklearn.model_selection import GroupKFold, GroupShuffleSplit, StratifiedGro
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, column_or_1d
 
-from fastmlp.extend import are_files, arrays, frames, messages, read_table, scalars
+from fastmlp.extend import arrays, form_of, messages, read_table, scalars
 from fastmlp.tabular import dates
 from fastmlp.tabular.in_memory import is_missing, is_rows, require, text_names
 from fastmlp.tabular.pool import Fold, TableRows, drawn, validated
@@ -46,8 +46,7 @@ def vector(y: Any, n_rows: int, who: str, name: str = "y") -> Array:
         raise ValueError(
             f"{who}: requires y to be passed, but the target y is None: {door}"
         )
-    arrays.unmasked(y, who, name)
-    arrays.without_nul(y, who, name)
+    arrays.check_labels(y, who, name)
     values = array(y)
     if values.ndim == 2 and values.shape[1] > 1:
         several = "MultiOutput" + ("Classifier" if "Classifier" in who else "Regressor")
@@ -401,7 +400,7 @@ def opened(
     validated = {"sample_weight_val": arguments.sample_weight_val}
     if arguments.y_val is None:
         validated["y_val"] = target
-    texts = text_names(X, who) if are_files(arguments.X_val) else ()
+    texts = text_names(X, who) if form_of(arguments.X_val) == "files" else ()
     arrays = _arrays({**validated, "y_val": arguments.y_val})
     reading = partial(
         read, who=f"{who}: X_val", seed=seed, verb="validated on", arrays=arrays
@@ -445,7 +444,7 @@ def in_training_order(X: Any, columns: Sequence[str]) -> Any:
 
 
 def check_no_path(X: Any, who: str) -> None:
-    if are_files(X):
+    if form_of(X) == "files":
         name = who.partition(".")[0]
         raise TypeError(
             f"{who}: X is a path: {name}.predict_batches reads files, and "
@@ -464,8 +463,9 @@ def _taken(
     """
     who = reading.keywords["who"]
     names = {word: name for word, name in named.items() if isinstance(name, str)}
+    form = form_of(X)
     if X is None or not names:
-        if are_files(X):
+        if form == "files":
             more = "" if "y" in named else ", and leave y_val out"
             raise ValueError(
                 f"{who}: X is a path: name the target's column by target={more}"
@@ -482,9 +482,9 @@ def _taken(
     arrow = messages.imported("pyarrow", who)
     if isinstance(X, arrow.Table):
         table = X
-    elif type(X).__module__.startswith("polars") and not frames.is_lazy(X):
+    elif type(X).__module__.startswith("polars") and form != "lazy":
         table = arrow.table(X)
-    elif not (are_files(X) or frames.is_table(X) or frames.is_lazy(X)):
+    elif form in ("series", "other"):
         raise TypeError(
             f"{who}: target= goes with files and tables; got {type(X).__name__}"
         )

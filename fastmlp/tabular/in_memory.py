@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from fastmlp.extend import arrays, frames, messages
+from fastmlp.extend import arrays, form_of, frames, messages
 from fastmlp.tabular import dates
 from fastmlp.typing import Array
 
@@ -78,10 +78,13 @@ def table_of(X: Any, who: str) -> MemoryTable:
         return _of_pandas(X, who)
     if is_rows(X):
         return _of_rows(X, who)
-    if frames.is_lazy(X):
+    if isinstance(X, list | np.ndarray):
+        return _of_array(_array(X, who))
+    form = form_of(X)
+    if form == "lazy":
         raise TypeError(f"{who}: a LazyFrame has no rows yet: pass X.collect()")
     # pandas before 3 lacks this stream of a series.
-    if hasattr(X, "__arrow_c_stream__") or frames.is_series(X):
+    if hasattr(X, "__arrow_c_stream__") or form == "series":
         if len(getattr(X, "shape", "XY")) != 2 or hasattr(X, "num_chunks"):
             got = f"got {type(X).__name__}: make a table of one column, as by X.to_frame()"
             raise TypeError(f"{who}: X must be {ACCEPTED}, {got}")
@@ -113,19 +116,18 @@ def _texts_of(names: Iterable[Any], who: str) -> tuple[str, ...]:
     such as the tuples of a MultiIndex; raises ValueError.
     """
     texts = tuple(map(str, names))
-    frames.require_different(texts, who)
+    if len({*texts}) < len(texts):
+        frames.require_different(texts, who)
     return texts
 
 
 def _of_pandas(frame: Any, who: str) -> MemoryTable:
-    """Columns are read when asked for; a small frame is read whole, once, as objects.
-
-    `texts` are the names of columns, None unless all are distinct texts.
-    """
+    """Columns are read when asked for; a small frame is read whole, once, as objects."""
     n_rows, n_columns = frame.shape
-    texts = frames.names_of(frame)
-    names = texts or _texts_of(frame.columns, who)
-    numbered = texts is None and [*frame.columns] == [*range(n_columns)]
+    labels = [*frame.columns]
+    names = _texts_of(labels, who)
+    by_name = all(isinstance(label, str) for label in labels)
+    numbered = labels == [*range(n_columns)]
     # Small frames at once: 20 columns take 48 us, and each column alone 13 to 40 us.
     if max(frame.shape) <= ROWS_IN_PYTHON:
         read_whole = cache(partial(frame.to_numpy, object))
@@ -133,9 +135,9 @@ def _of_pandas(frame: Any, who: str) -> MemoryTable:
         read_whole = None
 
     def column(j: int) -> Any:
-        if texts is None:
-            return frame.iloc[:, j]
-        return frame[names[j]]
+        if by_name:
+            return frame[names[j]]
+        return frame.iloc[:, j]
 
     def levels(j: int) -> Any:
         if read_whole is None:
@@ -162,12 +164,10 @@ def _of_pandas(frame: Any, who: str) -> MemoryTable:
 
 
 def _of_arrow(table: Any, who: str) -> MemoryTable:
-    names = frames.names_of(table)
+    names = _texts_of(table.column_names, who)
     column = table.column
-    if names is None:
-        frames.require_different(table.column_names, who)
     return MemoryTable(
-        names, table.num_columns, table.num_rows, column, column, _no_block
+        names or None, table.num_columns, table.num_rows, column, column, _no_block
     )
 
 
@@ -204,16 +204,10 @@ def _array(X: Any, who: str) -> Array:
         else:
             frame = ""
         raise TypeError(f"{who}: X must be {ACCEPTED}, got {type(X).__name__}{frame}")
-    arrays.unmasked(X, who, "X")
-    try:
-        array = np.asarray(X)
-        if not isinstance(X, np.ndarray) and array.dtype.kind not in "fiub":
-            # NumPy turns numbers beside texts into texts.
-            array = np.array(X, dtype=object)
-    except ValueError as error:
-        raise ValueError(
-            f"{who}: X must be a table: {arrays.ragged(X) or error}"
-        ) from error
+    array = arrays.array_of(X, who, "X", "a table")
+    if not isinstance(X, np.ndarray) and array.dtype.kind not in "fiub":
+        # NumPy turns numbers beside texts into texts.
+        array = np.array(X, dtype=object)
     if array.ndim != 2:
         one = "; for one row use [row]" if array.ndim == 1 else ""
         raise ValueError(f"{who}: X must be {ACCEPTED}, got shape {array.shape}{one}")

@@ -41,13 +41,13 @@ def metrics_of(
             scores[name] = scored(metric, classes, who, "metrics")
             modes[name] = "max"
             continue
-        function = metrics.metrics_of({name: metric}, who)[name].function
-        if function:
-            score = _of_function(function)
+        if metric.scorer is None:
+            score = _of_function(metric)
+            modes[name] = ""
         else:
-            score = scored(metric, classes, who)
+            score = scored(metric.scorer, classes, who)
+            modes[name] = "max"
         scores[name] = _owned(score, f"{who}: metrics[{name!r}]")
-        modes[name] = "" if function else "max"
     if early_stopping is None:
         return scores, None
     scalars.known(f"{who}: early_stopping", "monitor", early_stopping.monitor, modes)
@@ -58,12 +58,13 @@ def metrics_of(
     return scores, replace(early_stopping, mode=mode)
 
 
-def _of_function(function: Callable[..., Any]) -> Score:
+def _of_function(metric: Any) -> Score:
     """The score of a function of targets, predictions and optionally weights.
 
     For two classes the predictions are the vector of probabilities of the second.
     """
-    weighs = "sample_weight" in metrics.argument_names(function)
+    function = metric.function
+    weighs = metric.weighs
 
     def score(y: Array, predictions: Array, weight: Array | None) -> float:
         if predictions.shape[1:] == (2,):

@@ -57,6 +57,11 @@ class Metric(NamedTuple):
     scorer: Function | None = None
     mode: str | None = None
 
+    @property
+    def weighs(self) -> bool:
+        """True for a function that takes `sample_weight`."""
+        return "sample_weight" in _argument_names(self.function)
+
 
 Metrics = Mapping[str, Metric]
 
@@ -73,11 +78,14 @@ class Validation(Protocol):
 
 
 def metrics_of(argument: Any, who: str) -> dict[str, Metric]:
-    return {name: _metric(metric, name, who) for name, metric in named(argument, who)}
+    return {
+        name: _known(metric, who) if isinstance(metric, str) else metric
+        for name, metric in named(argument, who)
+    }
 
 
-def named(argument: Any, who: str) -> Iterator[tuple[str, Any]]:
-    """Yield each metric of an argument with its name."""
+def named(argument: Any, who: str) -> Iterator[tuple[str, str | Metric]]:
+    """Yield each metric of an argument after its name: a text, or a checked function."""
     if argument is None:
         return
     if isinstance(argument, str) or callable(argument):
@@ -100,7 +108,7 @@ def named(argument: Any, who: str) -> Iterator[tuple[str, Any]]:
         if name in names:
             raise ValueError(f"{who}: metrics has {name!r} twice; give a dict of names")
         names.add(name)
-        yield name, metric
+        yield name, metric if isinstance(metric, str) else _metric(metric, name, who)
 
 
 def _name(metric: Any, who: str) -> str:
@@ -115,11 +123,10 @@ def _name(metric: Any, who: str) -> str:
 
 
 def _metric(metric: Any, name: str, who: str) -> Metric:
-    if isinstance(metric, str):
-        return _known(metric, who)
+    """The metric of a function or a scorer."""
     if not callable(metric) or isinstance(metric, type):
         raise TypeError(f"{who}: metrics[{name!r}] must be {WANTED}, got {metric!r}")
-    if next(iter(argument_names(metric)), "") == "estimator":
+    if next(iter(_argument_names(metric)), "") == "estimator":
         return Metric(scorer=metric, mode="max")
     return Metric(function=metric)
 
@@ -158,7 +165,7 @@ def _known(name: str, who: str) -> Metric:
     return Metric(scorer=get_scorer(name), mode="max")
 
 
-def argument_names(function: Function) -> list[str]:
+def _argument_names(function: Any) -> list[str]:
     """Parameter names; empty where Python does not know them."""
     try:
         return list(inspect.signature(function).parameters)
@@ -260,7 +267,7 @@ class Measures:
                 scorer, network.loss, self._targets, self.predictions, weight
             )
         assert function is not None
-        if "sample_weight" in argument_names(function):
+        if metric.weighs:
             options = weight
         else:
             options = {}

@@ -296,8 +296,19 @@ def unmasked(argument: object, who: str, name: str) -> None:
         )
 
 
-def without_nul(labels: Any, who: str, name: str) -> None:
-    """Check that no text ends in a NUL character, which NumPy's texts drop."""
+def array_of(argument: Any, who: str, name: str, expected: str) -> Array:
+    """An array of any dtype, from rows of one length, none of them masked."""
+    unmasked(argument, who, name)
+    try:
+        return np.asarray(argument)
+    except ValueError as error:
+        wrong = ragged(argument) or error
+        raise ValueError(f"{who}: {name} must be {expected}: {wrong}") from error
+
+
+def check_labels(labels: Any, who: str, name: str) -> None:
+    """Check that no label is masked or ends in NUL, which NumPy's texts drop."""
+    unmasked(labels, who, name)
     if type(labels) is np.ndarray and labels.dtype.kind != "O":
         return
     for label in np.asarray(labels, object).ravel():
@@ -327,7 +338,6 @@ def _numbers(
     """An array of real numbers; an array made from a frame's columns is of `kind`."""
     if type(argument) is np.ndarray and argument.dtype.kind in "fiub":
         return argument
-    unmasked(argument, who, name)
     if hasattr(argument, "toarray"):
         if hasattr(argument, "pieces"):
             form = "expanded"
@@ -336,13 +346,7 @@ def _numbers(
         raise TypeError(f"{who}: {name} is {form}; use {name}.toarray()")
     if (numbers := frames.numbers_of(argument, kind, who, name)) is not None:
         return numbers
-    try:
-        array = np.asarray(argument)
-    except ValueError as error:
-        wrong = ragged(argument) or str(error)
-        raise ValueError(
-            f"{who}: {name} must be an array of numbers: {wrong}"
-        ) from error
+    array = array_of(argument, who, name, "an array of numbers")
     if array.dtype.kind not in "fiub":
         if array.dtype.kind in "OUS" and array.ndim == 0:
             if hasattr(argument, "__next__"):

@@ -159,12 +159,22 @@ def lacking(name: str, n: int, first: str, *, fits: bool = False) -> str:
 def imported(module: str, who: str, package: str = "") -> Any:
     """Import a module, or raise an ImportError that says how to install it.
 
-    `package` is its package's name, if the names differ.
+    `package` is its package's name, if the names differ. For a part of fastmlp it is
+    scikit-learn, which the part needs.
     """
     try:
         return import_module(module)
     except ImportError as error:
+        if module.startswith("fastmlp.") and not _lacks_sklearn(error):
+            raise
         raise ImportError(needs(who, package or module)) from error
+
+
+def _lacks_sklearn(error: ImportError) -> bool:
+    """True if scikit-learn is missing, or a package that comes with it."""
+    missing = (error.name or "").split(".")[0]
+    of_sklearn = missing in ("sklearn", "joblib", "scipy")
+    return of_sklearn and isinstance(error, ModuleNotFoundError)
 
 
 @cache

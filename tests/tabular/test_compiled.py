@@ -188,6 +188,6 @@ def test_a_rule_gives_the_bits_of_its_encoder(encoder: object) -> None:
     assert isinstance(step, NumberStep)
     for row, inputs in zip(NUMBERS, expected, strict=True):
         pairs = zip(row[step.columns], step.constants, strict=True)
-        values = [step.rule(x, *constants) for x, constants in pairs]
+        values = [step.function(x, *constants) for x, constants in pairs]
         assert {value.dtype for value in values} == {np.dtype(np.float32)}
         np.testing.assert_array_equal(values, inputs)

@@ -27,6 +27,7 @@ from fastmlp.tabular import (
     Values,
 )
 from fastmlp.tabular.number_encoders import CodeEncoder, IntegerLevels
+from fastmlp.validation import messages
 
 SETTINGS: list[dict[str, Any]] = [
     {},
@@ -311,7 +312,7 @@ def test_memory_is_that_of_the_arrays() -> None:
 
 def test_encoders_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     error = ModuleNotFoundError("No module named 'sklearn'", name="sklearn.utils")
-    monkeypatch.setattr(tabular, "import_module", Mock(side_effect=error))
+    monkeypatch.setattr(messages, "import_module", Mock(side_effect=error))
     message = (
         r"fastmlp\.tabular\.Encoding needs scikit-learn: pip install scikit-learn$"
     )

@@ -25,8 +25,7 @@ from fastmlp.compiler import (
 from fastmlp.compiler.memory import Record, record_at, records_at, row, stack
 from fastmlp.compiler.target import LINE_BYTES
 from fastmlp.network.spec import Network
-from fastmlp.rules import columns
-from fastmlp.rules.columns import LevelStep, NumberStep
+from fastmlp.rules.columns import COLUMN_RULES, LevelStep, NumberStep
 from fastmlp.rules.losses import LINKS
 from fastmlp.validation import Array
 
@@ -34,19 +33,13 @@ F32 = np.float32
 F64 = np.float64
 INT = np.int64
 NAN = np.nan
-COLUMN_RULES: list[Callable[..., Any]] = [
-    columns.clipped,
-    columns.rising,
-    columns.missing,
-    columns.share_below,
-    columns.within,
-]
 CLIPPED_STEP = 0
 RISING_STEP = 1
 MISSING_STEP = 2
 PIECES_STEP = 3
 LEVELS_STEP = len(COLUMN_RULES)
-_clipped, _rising, _missing, _share_below, _within = map(njit, COLUMN_RULES)
+RULE_NAMES = [*COLUMN_RULES]
+_clipped, _rising, _missing, _share_below, _within = map(njit, COLUMN_RULES.values())
 TASKS = ("regression", "binary", "multiclass")
 BINARY = 1
 
@@ -54,7 +47,7 @@ BINARY = 1
 class InputStep(Record):
     """Inputs of a net by one rule, or from the levels of categories."""
 
-    rule: int  # of `COLUMN_RULES`, or LEVELS_STEP
+    rule: int  # place in `COLUMN_RULES`, or LEVELS_STEP
     n: int  # inputs, or categories
     columns: int  # address of the places of their columns in the row
     constants: int  # address of numbers of float64, or of what levels write, float32
@@ -366,7 +359,7 @@ class TableOwner:
         n = len(step.columns)
         if isinstance(step, NumberStep):
             constants = self._address(step.constants, F64)
-            return COLUMN_RULES.index(step.rule), n, places, constants, n, 0, 0, 0
+            return RULE_NAMES.index(step.rule), n, places, constants, n, 0, 0, 0
         constants = self._address(step.constants, F32)
         width = step.constants.shape[1]
         starts, inputs = (
