@@ -16,15 +16,19 @@ from typing import Any
 import numpy as np
 
 from fastmlp.compiler.jit import Unsupported, inlined
-from fastmlp.compiler.trace import Comparison, Symbol, Trace
+from fastmlp.compiler.trace import (
+    RELATIONS,
+    SIGNS,
+    Comparison,
+    Symbol,
+    Trace,
+    signed,
+)
 from fastmlp.network.spec import Network, name_of
 from fastmlp.rules import activations, elementary, losses
 
 # The rules of the library whose slopes jump: their curvatures train nothing.
 JUMPING = ("relu", "leaky_relu", "selu")
-# From a method of Python to its sign.
-SIGNS = {"add": "+", "sub": "-", "mul": "*", "truediv": "/"}
-RELATIONS = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
 OF_NUMPY = {getattr(np, f.__name__, f): f for f in elementary.FUNCTIONS}
 LANGUAGE = {f: f for f in elementary.FUNCTIONS} | OF_NUMPY
 LANGUAGE |= {
@@ -57,14 +61,10 @@ class Derivation(Trace):
         return f"{kind.__name__}({number.name})"
 
     def operation(self, name: str, kind: Any, operands: list[str]) -> str:
-        if name in SIGNS:
-            return f" {SIGNS[name]} ".join(operands)
-        if name == "neg":
-            return f"-{operands[0]}"
         if name == "where":
             condition, a, b = operands
             return f"{a} if {condition} else {b}"
-        return f"{name}({', '.join(operands)})"
+        return signed(name, operands) or f"{name}({', '.join(operands)})"
 
     def relation(self, name: str, a: str, b: str) -> Comparison:
         return Comparison(f"{a} {RELATIONS[name]} {b}")

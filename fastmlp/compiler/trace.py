@@ -72,6 +72,18 @@ class Symbol:
         return result if exponent >= 0 else one / result
 
 
+# From a method of Python to the sign in Python, and in C.
+SIGNS = {"add": "+", "sub": "-", "mul": "*", "truediv": "/"}
+RELATIONS = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
+
+
+def signed(name: str, operands: list[str]) -> str:
+    """The expression of an operation with a sign; "" for others."""
+    if name in SIGNS:
+        return f" {SIGNS[name]} ".join(operands)
+    return f"-{operands[0]}" if name == "neg" else ""
+
+
 def _relation(name: str, a: Any, b: Any) -> Comparison:
     # A constant that is exact in the symbol's precision, such as 0, widens nothing.
     if not isinstance(b, Symbol) and a.kind(b) == b:
@@ -81,10 +93,10 @@ def _relation(name: str, a: Any, b: Any) -> Comparison:
     return a.code.relation(name, a.code.text(a, kind), a.code.text(b, kind))
 
 
-for _name in ("add", "sub", "mul", "truediv"):
+for _name in SIGNS:
     setattr(Symbol, f"__{_name}__", lambda a, b, name=_name: a.code.apply(name, a, b))
     setattr(Symbol, f"__r{_name}__", lambda b, a, name=_name: b.code.apply(name, a, b))
-for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
+for _name in RELATIONS:
     setattr(Symbol, f"__{_name}__", lambda a, b, name=_name: _relation(name, a, b))
 TRACED_TYPES = (np.float32, np.float64)
 SYMBOLS = {

@@ -87,7 +87,7 @@ def features_of(network: Network) -> Network:
     """The network that predicts the activations of the last hidden layer."""
     layout = make_layout(network.layout.sizes[:-1])
     rules = network.activations[:-1]
-    return network._replace(layout=layout, activations=rules, link=LINKS["identity"])
+    return network.without_link()._replace(layout=layout, activations=rules)
 
 
 def data_of(engine: Engine[Any], X: Any, y: Array, sample_weight: Array | None) -> Data:

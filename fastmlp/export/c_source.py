@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from fastmlp import __version__
 from fastmlp.compiler import elementary, fma
 from fastmlp.compiler.elementary import COMPILED_FORMS, magic
-from fastmlp.compiler.trace import Comparison, Symbol, Trace
+from fastmlp.compiler.trace import RELATIONS, Comparison, Symbol, Trace, signed
 from fastmlp.export import c_template
 from fastmlp.export.c_template import MAIN, TESTS
 from fastmlp.model import core_of
@@ -37,9 +37,6 @@ from fastmlp.validation import Array, frames
 from fastmlp.validation.messages import count
 
 C_TYPES: dict[Any, str] = {np.float32: "float", np.float64: "double"}
-# From a method of Python to the sign in C.
-SIGNS = {"add": "+", "sub": "-", "mul": "*", "truediv": "/"}
-RELATIONS = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
 # Errors without fused multiply-adds, or in another precision: relative to 1 + |y|.
 TOLERANCES: dict[Any, float] = {np.float32: 1e-5, np.float64: 1e-13}
 # Bytes of the stack for each row of a block: 512 KB for 64 rows.
@@ -82,13 +79,10 @@ class Code(Trace):
         return f"({C_TYPES[kind]}){number.name}"
 
     def operation(self, name: str, kind: Any, operands: list[str]) -> str:
-        if name in SIGNS:
-            return f" {SIGNS[name]} ".join(operands)
-        if name == "neg":
-            return f"-{operands[0]}"
         if name == "where":
             return "{} ? {} : {}".format(*operands)
-        return f"${name}{8 * np.dtype(kind).itemsize}({', '.join(operands)})"
+        function = f"${name}{8 * np.dtype(kind).itemsize}"
+        return signed(name, operands) or f"{function}({', '.join(operands)})"
 
     def relation(self, name: str, a: str, b: str) -> Comparison:
         return Comparison(f"({a} {RELATIONS[name]} {b})")
@@ -617,12 +611,7 @@ def slices_of(network: Network) -> list[tuple[str, int, int]]:
     parts = network.link.parts
     if not parts:
         parts = ((losses.link_name(network.link), network.layout.sizes[-1]),)
-    slices = []
-    first = 0
-    for name, n in parts:
-        slices.append((name, first, n))
-        first += n
-    return [part for part in slices if part[0] != "identity"]
+    return [part for part in losses.link_slices(parts) if part[0] != "identity"]
 
 
 def _widest(layout: Layout) -> int:

@@ -22,7 +22,7 @@ from fastmlp.export.models import ModelParts, is_of_tables, parts_of
 from fastmlp.model import MLP, core_of
 from fastmlp.network.spec import bias_views, make_layout, weight_views
 from fastmlp.rules.activations import identity
-from fastmlp.rules.losses import LEAST_LOG_VARIANCE, Parts, link_name
+from fastmlp.rules.losses import LEAST_LOG_VARIANCE, Parts, link_name, link_slices
 from fastmlp.validation import Array, arrays, scalars
 from fastmlp.validation.calls import explained
 from fastmlp.validation.heads import ByHead
@@ -102,15 +102,13 @@ def _through(
     places : (n_places,) array, of outputs; all for a link by row
     """
     if not isinstance(link, str):
-        first = 0
-        for name, n in link:
+        for name, first, n in link_slices(link):
             mine = (places >= first) & (places < first + n)
             if mine.any() and name != "identity":
                 # A mask copies: the changed copy is written back.
                 own = derivatives[:, mine]
                 _through(name, raw[:, first : first + n], own, places[mine] - first)
                 derivatives[:, mine] = own
-            first += n
         return
     if link == "sorted":
         order = np.argsort(raw, axis=1, kind="stable")

@@ -182,12 +182,10 @@ class Graph:
                 values = self._norm(values, kind, *norms[i, True])
         if not network.link.parts:
             return self._linked(values, network.link, net.layer_sizes[-1], kind)
-        first = 0
         heads = []
-        for name, n in network.link.parts:
+        for name, first, n in losses.link_slices(network.link.parts):
             head = self.chosen(values, np.arange(first, first + n))
             heads.append(self._linked(head, losses.LINKS[name], n, kind))
-            first += n
         return self.node("Concat", heads, axis=1)
 
     def _activated(self, raw: str, rule: Any, kind: int) -> str:

@@ -316,15 +316,15 @@ def _check_rules(network: Network, who: str) -> None:
         )
 
 
-def check_optimizer(optimizer: Optimizer, network: Network, who: str = OWNER) -> None:
+def check_optimizer(optimizer: Optimizer, network: Network) -> None:
     if isinstance(optimizer, LevenbergMarquardt) and not network.layout.is_plain:
         raise ValueError(
-            f"{who}: LevenbergMarquardt needs a net without norms, residual blocks and "
+            f"{OWNER}: LevenbergMarquardt needs a net without norms, residual blocks and "
             "skip: use LBFGS() or Adam()"
         )
     if network.signs and lag_of(optimizer):
         raise ValueError(
-            f"{who}: {type(optimizer).__name__} shows parameters beyond those of its "
+            f"{OWNER}: {type(optimizer).__name__} shows parameters beyond those of its "
             "steps, which monotonic_cst cannot bound: use AdamW(average=EMA(0.99))"
         )
 

@@ -458,7 +458,10 @@ class Network(NamedTuple):
 
     def without_output(self) -> "Network":
         activations = (*self.activations[:-1], identity)
-        return self._replace(activations=activations, link=LINKS["identity"])
+        return self.without_link()._replace(activations=activations)
+
+    def without_link(self) -> "Network":
+        return self._replace(link=LINKS["identity"])
 
 
 def _form_of(loss: Loss, n_outputs: int) -> Form:

@@ -32,7 +32,7 @@ log_loss and poisson of version 1.9.
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from numbers import Real
 from typing import Any, Literal, NamedTuple
 
@@ -147,6 +147,18 @@ LINKS: dict[str, Link] = {
     "sorted": Link(ascending, by_row=True),
     "mean_std": Link(mean_and_deviation, by_row=True),
 }
+
+
+def link_slices(parts: Parts) -> list[tuple[str, int, int]]:
+    """The name, first output and number of outputs of each link of heads.
+
+    Examples
+    --------
+    >>> link_slices((("softmax", 3), ("identity", 1)))
+    [('softmax', 0, 3), ('identity', 3, 1)]
+    """
+    ends = accumulate(n for _, n in parts)
+    return [(name, end - n, n) for (name, n), end in zip(parts, ends, strict=True)]
 
 
 def link_name(link: Link) -> str:

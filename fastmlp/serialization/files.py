@@ -156,20 +156,18 @@ def read(path: str | os.PathLike[str]) -> Content:
         return Content(kind, header, _arrays(file.read(), package))
 
 
-def arrays_at(arrays: Mapping[str, Any], place: str = "") -> dict[str, dict[str, Any]]:
-    """Arrays below a path, by the next part and name, in one pass.
+def arrays_at(arrays: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Arrays by the first part of their path and the rest, in one pass.
 
     Examples
     --------
-    >>> arrays_at({"members.0.weights.0": 1, "members.1.biases.0": 2, "moments": 3}, "members")
-    {'0': {'weights.0': 1}, '1': {'biases.0': 2}}
+    >>> arrays_at({"0.weights.0": 1, "1.biases.0": 2, "moments": 3})
+    {'0': {'weights.0': 1}, '1': {'biases.0': 2}, 'moments': {'': 3}}
     """
-    start = place and f"{place}."
     by_place = dict[str, dict[str, Any]]()
     for name, array in arrays.items():
-        if name.startswith(start):
-            inner, _, own = name.removeprefix(start).partition(".")
-            by_place.setdefault(inner, {})[own] = array
+        first, _, rest = name.partition(".")
+        by_place.setdefault(first, {})[rest] = array
     return by_place
 
 

@@ -32,7 +32,7 @@ from fastmlp.network.spec import (
     weight_views,
 )
 from fastmlp.network.state import N_SLOTS, NetState, n_slots_of
-from fastmlp.rules.losses import LINKS, OUTPUT_GRADIENT
+from fastmlp.rules.losses import OUTPUT_GRADIENT
 from fastmlp.rules.optimizer_protocol import (
     NormLimit,
     Optimizer,
@@ -170,7 +170,7 @@ class Engine(Runner):
         network: Network,
     ) -> bool:
         """`jacobian` of a net with norms or skips: a backward pass for each output."""
-        unlinked = network._replace(link=LINKS["identity"])
+        unlinked = network.without_link()
         if raw is not None:
             Predictor(self, unlinked, parameters, self._idle).write(x, raw)
         aim: dict[str, Any] = {"loss": OUTPUT_GRADIENT, "heads": ()}

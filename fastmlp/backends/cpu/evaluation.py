@@ -36,7 +36,7 @@ from fastmlp.compiler import block_of, call, njit, prange, thread_number
 from fastmlp.compiler.memory import Record, record_at, records_at, row, rows
 from fastmlp.compiler.target import lanes_of
 from fastmlp.network.spec import skip_weights
-from fastmlp.rules.losses import LINKS, unsmoothed
+from fastmlp.rules.losses import unsmoothed
 from fastmlp.validation import Array
 
 
@@ -136,7 +136,7 @@ class Objective:
         self.skips = network.layout.takes_inputs
         # Norms and skips are not needed: the first layer's weights alone are read.
         layout = network.layout._replace(norms=(), skips=(), takes_inputs=False)
-        self.network = network._replace(link=LINKS["identity"], layout=layout)
+        self.network = network.without_link()._replace(layout=layout)
         self._back: DeltaBlocks | None = None
         self.take(data)
 

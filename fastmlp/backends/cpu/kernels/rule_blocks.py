@@ -168,11 +168,11 @@ def apply_link(link: str | losses.Parts, raw: NDArray[Any]) -> NDArray[Any]:
     n_outputs), in their dtype.
     """
     if not isinstance(link, str):
-        columns = np.split(raw, np.cumsum([n for _, n in link])[:-1], axis=1)
-        heads = zip(link, columns, strict=True)
-        return np.concatenate(
-            [apply_link(name, own) for (name, _), own in heads], axis=1
-        )
+        heads = [
+            apply_link(name, raw[:, first : first + n])
+            for name, first, n in losses.link_slices(link)
+        ]
+        return np.concatenate(heads, axis=1)
     raw, out = np.asfortranarray(raw), np.empty(raw.shape, raw.dtype, "F")
     link_block(losses.LINKS[link], raw.dtype)(
         raw.ctypes.data, out.ctypes.data, 0, *raw.shape

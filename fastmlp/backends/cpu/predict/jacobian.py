@@ -37,7 +37,7 @@ from fastmlp.compiler.memory import record_at, records_at, row
 from fastmlp.compiler.target import lanes_of
 from fastmlp.network.spec import Network
 from fastmlp.rules.elementary import exp
-from fastmlp.rules.losses import LEAST_LOG_VARIANCE, LINKS
+from fastmlp.rules.losses import LEAST_LOG_VARIANCE
 from fastmlp.validation import Array
 
 # Links, by number.
@@ -371,7 +371,7 @@ class JacobianBlocks(RowBlocks):
     OPTIONS: ClassVar = {"slopes": True}
 
     def __init__(self, runner: Runner, network: Network) -> None:
-        super().__init__(runner, network._replace(link=LINKS["identity"]))
+        super().__init__(runner, network.without_link())
 
     def derive(
         self,
