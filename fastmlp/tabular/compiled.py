@@ -56,26 +56,16 @@ def write_clipped(X: Array, out: Array, center: Array, factor: Array) -> None:
     X and out, float32, have shape (n_rows, n_features);
     center and factor (n_features,).
     """
-    _run(
-        _clip,
-        np.asarray(X, F64),
-        out,
-        len(center),
-        [_as(F64, center), _as(F64, factor)],
-    )
+    of_features = [_as(F64, center), _as(F64, factor)]
+    _run(_clip, np.asarray(X, F64), out, len(center), of_features)
 
 
 def write_rising(X: Array, out: Array, center: Array, factor: Array) -> None:
     """Write as `write_clipped` in a form that keeps the order of numbers to the last
     digit.
     """
-    _run(
-        _rise,
-        np.asarray(X, F64),
-        out,
-        len(center),
-        [_as(F64, center), _as(F64, factor)],
-    )
+    of_features = [_as(F64, center), _as(F64, factor)]
+    _run(_rise, np.asarray(X, F64), out, len(center), of_features)
 
 
 def write_levels(
@@ -217,21 +207,13 @@ def _pieces(scalar: Any) -> Any:
     return write
 
 
-@njit
-def _scale(values: int, n: int, center: float, factor: float, to: int) -> None:
-    x, scaled = row(values, n, F64), row(to, n, F32)
-    for i in range(n):
-        scaled[i] = _clipped(x[i], center, factor)
+def _by_column(rule: Any) -> Any:
+    @njit
+    def scale(values: int, n: int, center: float, factor: float, to: int) -> None:
+        x, scaled = row(values, n, F64), row(to, n, F32)
+        for i in range(n):
+            scaled[i] = rule(x[i], center, factor)
 
-
-@njit
-def _scale_in_order(values: int, n: int, center: float, factor: float, to: int) -> None:
-    x, scaled = row(values, n, F64), row(to, n, F32)
-    for i in range(n):
-        scaled[i] = _rising(x[i], center, factor)
-
-
-def _by_column(scale: Any) -> Any:
     def write(x: Matrix, out: Matrix, centers: int, factors: int) -> None:
         values = stack(WIDE)
         scaled = stack(NARROW)
@@ -250,11 +232,11 @@ def _by_column(scale: Any) -> Any:
 
 
 def _clip(scalar: Any) -> Any:
-    return _by_column(_scale)
+    return _by_column(_clipped)
 
 
 def _rise(scalar: Any) -> Any:
-    return _by_column(_scale_in_order)
+    return _by_column(_rising)
 
 
 def _lookup(scalar: Any) -> Any:

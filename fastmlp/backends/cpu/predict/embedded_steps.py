@@ -452,6 +452,20 @@ def require_types(who: str, handle: Any, X: Any, y: Any) -> bool:
     return isinstance(y.dtype, types.Integer)
 
 
+@register_jitable(**JITTED)
+def _no_jacobian(handle: Any, place: int, numbers: Any, by_gradient: bool) -> int:
+    """The address of a step without derivatives, as `fill_jacobian` of one with them."""
+    return place
+
+
+def _filler(who: str, kind: Any) -> Any:
+    """The function that fills in a derivative, by the argument's type."""
+    if is_absent(kind):
+        return _no_jacobian
+    require_jacobian(who, kind)
+    return fill_jacobian
+
+
 @overload(train_on_batch, jit_options=JITTED)
 def _train_on_batch(handle: Any, X: Any, y: Any, derivatives: Any = None) -> Any:
     """Choose `jit.train_on_batch`'s body by its types: with derivatives, or without.
@@ -459,22 +473,7 @@ def _train_on_batch(handle: Any, X: Any, y: Any, derivatives: Any = None) -> Any
     """
     who = "jit.train_on_batch"
     integers = require_types(who, handle, X, y)
-
-    def train_both(handle: Any, X: Any, y: Any, derivatives: Any = None) -> float:
-        place = fill(handle, X, y, False, integers)
-        gaps = record_at(handle[0].learner, EmbeddedSteps).gaps
-        if gaps:
-            rows = record_at(gaps, GapRows)
-            call(rows.block, (gaps,))
-            if rows.n_known == 0:
-                return 0.0
-        place = fill_jacobian(handle, place, derivatives, False)
-        call(record_at(place, PlainStep).block, (place,))
-        return _settle(handle, place)
-
-    if not is_absent(derivatives):
-        require_jacobian(who, derivatives)
-        return train_both
+    add_derivatives = _filler(who, derivatives)
 
     def train(handle: Any, X: Any, y: Any, derivatives: Any = None) -> float:
         place = fill(handle, X, y, False, integers)
@@ -484,6 +483,7 @@ def _train_on_batch(handle: Any, X: Any, y: Any, derivatives: Any = None) -> Any
             call(rows.block, (gaps,))
             if rows.n_known == 0:
                 return 0.0
+        place = add_derivatives(handle, place, derivatives, False)
         call(record_at(place, PlainStep).block, (place,))
         return _settle(handle, place)
 
@@ -499,23 +499,13 @@ def _train_on_gradient(
     """
     who = "jit.train_on_gradient"
     require_types(who, handle, X, output_gradient)
-
-    def train_both(
-        handle: Any, X: Any, output_gradient: Any, jacobian_gradient: Any = None
-    ) -> None:
-        place = fill(handle, X, output_gradient, True, False)
-        place = fill_jacobian(handle, place, jacobian_gradient, True)
-        call(record_at(place, PlainStep).block, (place,))
-        _settle(handle, place)
-
-    if not is_absent(jacobian_gradient):
-        require_jacobian(who, jacobian_gradient)
-        return train_both
+    add_derivatives = _filler(who, jacobian_gradient)
 
     def train(
         handle: Any, X: Any, output_gradient: Any, jacobian_gradient: Any = None
     ) -> None:
         place = fill(handle, X, output_gradient, True, False)
+        place = add_derivatives(handle, place, jacobian_gradient, True)
         call(record_at(place, PlainStep).block, (place,))
         _settle(handle, place)
 
