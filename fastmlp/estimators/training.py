@@ -27,7 +27,7 @@ from fastmlp.network import layer_settings
 from fastmlp.network.state import NetState
 from fastmlp.rules.schedules import rates_of
 from fastmlp.training import loop
-from fastmlp.training.history import History, Status, last_report, new_bar, shown
+from fastmlp.training.history import History, Status, new_bar, shown
 from fastmlp.training.loop import MAX_ORDER_NUMBERS, Rates
 from fastmlp.training.options import FitOptions
 from fastmlp.training.second_order import check, solver_of
@@ -392,11 +392,7 @@ class Reports:
             self._bar.update(1)
         if estimator.verbose >= DETAILED:
             print(self._second_line())
-        stops = self.watch.take(history, state.parameters)
-        stopped = bool(self.options.callbacks) and self._call_back(state)
-        if stops:
-            history.status = Status.STOPPED_EARLY
-        return stops or stopped
+        return self.watch.end_epoch(history, self.options.callbacks, self._net, state)
 
     def end(self, state: NetState) -> None:
         if self.watch.best is not None:
@@ -411,16 +407,6 @@ class Reports:
         parts = [f"{seconds:.2f} s", *([] if rate != rate else [f"rate = {rate:.6g}"])]
         parts += [f"validation loss = {losses[-1]:.8f}"] if losses else []
         return f"    {', '.join(parts)}"
-
-    def _call_back(self, state: NetState) -> bool:
-        history = self.history
-        report = last_report(history, self._net)
-        with state.lock.calling_back():
-            for callback in self.options.callbacks:
-                callback(report)
-        if report.stopping:
-            history.status = Status.STOPPED
-        return report.stopping
 
 
 def print_loss(estimator: Any) -> None:

@@ -26,7 +26,6 @@ from fastmlp.training.history import (
     History,
     Status,
     interrupted,
-    last_report,
     new_bar,
     record,
     record_divergence,
@@ -325,20 +324,14 @@ class FitRequest:
                 warn_of_fit(self.history, self.data, network, first_order=first_order)
 
     def _report(self) -> None:
-        history, state = self.history, self._state
-        stops = self._watch.take(history, state.parameters)
-        report = last_report(history, self._net)
-        if self._options.callbacks:
-            try:
-                with state.lock.calling_back():
-                    for callback in self._options.callbacks:
-                        callback(report)
-            finally:
+        callbacks, state = self._options.callbacks, self._state
+        try:
+            self._watch.end_epoch(self.history, callbacks, self._net, state)
+        finally:
+            if callbacks:
                 # Parameters that a callback wrote before it raised count, too.
                 state.begin_average()
                 self._trainer.load()
-        if report.stopping or stops:
-            history.status = Status.STOPPED_EARLY if stops else Status.STOPPED
 
     def _validate(self, held_out: Data) -> None:
         """Append the epoch's validation loss, its parts by head, and metrics."""

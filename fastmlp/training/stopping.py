@@ -4,14 +4,16 @@ Settings may be shared by nets; an `EpochWatch` has the counts of one net.
 """
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY
 from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.network.state import NetState
 from fastmlp.serialization import codec
-from fastmlp.training.history import History, series_of
+from fastmlp.training.history import History, Status, last_report, series_of
 from fastmlp.training.loop import Rates
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import settings
@@ -181,6 +183,20 @@ class EpochWatch:
             self.best = parameters.copy()
         return stop
 
+    def end_epoch(
+        self,
+        history: History,
+        callbacks: Sequence[Callable[..., Any]],
+        net: Any,
+        state: NetState,
+    ) -> bool:
+        """Keep the best epoch, call the callbacks, and return True to stop the fit."""
+        stops = self.take(history, state.parameters)
+        asked = bool(callbacks) and _ask_callbacks(history, callbacks, net, state)
+        if stops or asked:
+            history.status = Status.STOPPED_EARLY if stops else Status.STOPPED
+        return stops or asked
+
     def repeat(self, history: History, best: NDArray[Any] | None) -> None:
         for epoch in range(len(history.loss)):
             self._take(history, epoch)
@@ -241,6 +257,17 @@ class EpochWatch:
             return floored
 
         return lowered
+
+
+def _ask_callbacks(
+    history: History, callbacks: Sequence[Callable[..., Any]], net: Any, state: NetState
+) -> bool:
+    """True if a callback asks for the end."""
+    report = last_report(history, net)
+    with state.lock.calling_back():
+        for callback in callbacks:
+            callback(report)
+    return report.stopping
 
 
 def _check_epochs(settings: Settings, *names: str) -> None:
