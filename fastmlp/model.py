@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from datetime import timedelta
 from functools import partial
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, final, overload
 
 import numpy as np
@@ -52,7 +51,7 @@ from fastmlp.validation import Array, arrays, frames, scalars
 from fastmlp.validation.calls import OF_NETS, AdvisingType, assignable, explained
 from fastmlp.validation.gaps import MissingTargets
 from fastmlp.validation.heads import ByHead, WeightsByHead
-from fastmlp.validation.messages import needs
+from fastmlp.validation.messages import imported
 
 if TYPE_CHECKING:
     from fastmlp.network.residual import NormName, SkipName
@@ -1255,10 +1254,8 @@ class MLP(metaclass=AdvisingType, advice=OF_NETS):
         >>> cross_val_score(model, *load_iris(return_X_y=True)).mean() > 0.9
         np.True_
         """
-        try:
-            room = import_module("fastmlp.estimators.net_estimators")
-        except ModuleNotFoundError as error:
-            raise ImportError(needs("MLP.as_estimator", "scikit-learn")) from error
+        module = "fastmlp.estimators.net_estimators"
+        room = imported(module, "MLP.as_estimator", "scikit-learn")
         return room.estimator_of(self, self._network, self._initializer, kind, settings)
 
     @property

@@ -21,7 +21,7 @@ from fastmlp import __version__
 from fastmlp._process import warn
 from fastmlp._process.task_pool import Outcome, Pool, Task, threads_of_task
 from fastmlp.backends.protocol import thread_limit
-from fastmlp.validation.messages import listed, needs
+from fastmlp.validation.messages import imported, listed
 
 
 def client_of(client: Any, who: str) -> Any:
@@ -32,12 +32,9 @@ def client_of(client: Any, who: str) -> Any:
     """
     _check_no_task(who)
     if client == "auto":
+        distributed = imported("distributed", f'{who}: client="auto"')
         try:
-            from distributed import get_client
-        except ImportError as error:
-            raise ImportError(needs(f'{who}: client="auto"', "distributed")) from error
-        try:
-            client = get_client()
+            client = distributed.get_client()
         except ValueError as error:
             raise ValueError(
                 f'{who}: client="auto" found no client: make one, '

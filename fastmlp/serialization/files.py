@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from fastmlp.validation import Array
-from fastmlp.validation.messages import needs
+from fastmlp.validation.messages import imported
 
 ENTRY = "fastmlp"
 # fastmlp 0.1 and 0.2 write version 1; tests/golden has files of version 2.
@@ -302,12 +302,8 @@ def _no_constant(name: str) -> Any:
 
 
 def safetensors() -> Any:
-    try:
-        import safetensors
-        import safetensors.numpy
-    except ImportError as error:
-        raise ImportError(needs("a model file", "safetensors")) from error
-    return safetensors
+    imported("safetensors.numpy", "a model file", "safetensors")
+    return imported("safetensors", "a model file")
 
 
 LEFTOVER_SECONDS = 3600.0

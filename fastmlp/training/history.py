@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fastmlp._process import warn
 from fastmlp.network import summary
 from fastmlp.validation.calls import OF_HISTORIES, AdvisingType, assignable
-from fastmlp.validation.messages import needs
+from fastmlp.validation.messages import imported
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -145,21 +145,18 @@ class History(metaclass=AdvisingType, advice=OF_HISTORIES):
         0      0  0.50             0.75
         1      1  0.25             0.50
         """
-        try:
-            from pandas import DataFrame, Series
-        except ImportError as error:
-            raise ImportError(needs("History.to_frame", "pandas")) from error
+        pandas = imported("pandas", "History.to_frame")
         # Ctrl-C during validation leaves one validation loss less: series are aligned.
         columns = {
-            "epoch": Series(range(len(self.loss))),
-            "loss": Series(self.loss, dtype=float),
+            "epoch": pandas.Series(range(len(self.loss))),
+            "loss": pandas.Series(self.loss, dtype=float),
         }
         others = {**self._series, "learning_rate": self.learning_rate}
         others |= self.of_heads() | self.metrics
         for name, values in others.items():
             if values and name not in columns:
-                columns[name] = Series(values, dtype=float)
-        return DataFrame(columns)
+                columns[name] = pandas.Series(values, dtype=float)
+        return pandas.DataFrame(columns)
 
     def of_heads(self) -> dict[str, list[float]]:
         """Return the losses of heads by the names of their series,
@@ -362,11 +359,8 @@ def _line(curves: list[NDArray[Any]]) -> str:
 
 
 def new_bar(total: int, done: int, who: str, unit: str = "epoch") -> Any:
-    try:
-        from tqdm.auto import tqdm
-    except ImportError as error:
-        raise ImportError(needs(f"{who}: progress=True", "tqdm")) from error
-    return tqdm(total=total, initial=done, unit=unit)
+    room = imported("tqdm.auto", f"{who}: progress=True", "tqdm")
+    return room.tqdm(total=total, initial=done, unit=unit)
 
 
 def shown(history: History) -> dict[str, str]:

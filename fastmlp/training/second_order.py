@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,7 @@ from fastmlp.rules.updates import l2
 from fastmlp.training.history import Status
 from fastmlp.training.options import FitOptions
 from fastmlp.validation import Array
-from fastmlp.validation.messages import count, needs
+from fastmlp.validation.messages import count, imported
 
 IsLate = Callable[[], bool]
 DEFAULT_BATCH = 32
@@ -331,10 +330,7 @@ class QuasiNewton:
 
     def __init__(self, engine: Any, state: NetState, data: Data) -> None:
         """Bind the solver to the objective of all rows; frozen parameters stay out."""
-        try:
-            self._minimize: Any = import_module("scipy.optimize").minimize
-        except ImportError as error:
-            raise ImportError(needs("LBFGS", "scipy")) from error
+        self._minimize: Any = imported("scipy.optimize", "LBFGS", "scipy").minimize
         optimizer: Any = state.optimizer
         self._settings: LBFGS = optimizer
         network = engine.network

@@ -6,7 +6,6 @@ Frames are recognised by their attributes, without an import of these libraries.
 from collections import Counter
 from collections.abc import Iterable
 from decimal import Decimal
-from importlib import import_module
 from numbers import Integral, Real
 from typing import Any, Literal, NamedTuple
 
@@ -14,7 +13,7 @@ import numpy as np
 
 from fastmlp._process import memory, warn
 from fastmlp.validation import Array, messages
-from fastmlp.validation.messages import count, listed, needs, suggestion
+from fastmlp.validation.messages import count, listed, suggestion
 
 Names = tuple[str, ...] | None
 Form = Literal["frame", "series", "other"]
@@ -75,12 +74,8 @@ def read(table: Any, who: str) -> tuple[Any, Form]:
         return table, "series"
     if not hasattr(table, "__arrow_c_stream__"):
         return table, "other"
-    try:
-        pyarrow = import_module("pyarrow")
-    except ImportError as error:
-        kind = type(table).__name__
-        raise ImportError(needs(f"{who}: to read a {kind}", "pyarrow")) from error
-    return pyarrow.table(table), "frame"
+    reader = f"{who}: to read a {type(table).__name__}"
+    return messages.imported("pyarrow", reader).table(table), "frame"
 
 
 def names_of(frame: Any) -> Names:

@@ -6,13 +6,14 @@ call write the first line: `pytest tests/validation/test_messages.py --golden` w
 what has changed. `-k training` takes the calls of `messages/training.txt` alone.
 """
 
+import ast
 import importlib.util
 import inspect
 import pydoc
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -493,12 +494,25 @@ EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
     "optional-dependencies"
 ]
 KNOWN = {re.split(r"[<>=;\[ ]", one)[0] for extra in EXTRAS.values() for one in extra}
-IN_CODE = re.compile(r"\bneeds\(.*, \"([\w-]+)\"\)")
+
+
+def packages_in(text: str) -> Iterator[str]:
+    """The packages that calls of `needs` and `imported` name."""
+    for call in ast.walk(ast.parse(text)):
+        name = ast.unparse(call.func) if isinstance(call, ast.Call) else ""
+        if name.removeprefix("messages.") in ("needs", "imported"):
+            assert isinstance(call, ast.Call)
+            is_named = name.endswith("needs") or len(call.args) == 3
+            package = call.args[-1] if is_named else call.args[0]
+            if isinstance(package, ast.Constant):
+                yield str(package.value)
+
+
 NEEDED = {
     name
     for path in FILES
     if path.suffix == ".py"
-    for name in IN_CODE.findall(path.read_text())
+    for name in packages_in(path.read_text())
 }
 
 
