@@ -72,13 +72,12 @@ def trained_activations(
 def activations(
     network: Network,
     *,
-    fused: bool = True,
     dropped: Sequence[int] = (),
     slopes: bool = True,
 ) -> tuple[list[int], list[int]]:
     """Addresses of the activations' blocks, and the form of each layer.
 
-    With `fused`, a hidden relu needs no block. The output layer is linear: its
+    A hidden relu needs no block: it is an epilogue. The output layer is linear: its
     activation is computed with its loss. Slopes of a `dropped` layer are written, for
     the backward pass, unless it is dropped before a norm. Without `slopes` blocks write
     values alone, for predictions.
@@ -93,8 +92,7 @@ def activations(
         )
         if dropped and dropped[i] and not drops_before_norm(network.layout, i):
             form = RELU_DROPPED if form == RELU else BLOCK
-        by_epilogue = fused and form in (RELU, RELU_DROPPED)
-        needed = form == BLOCK or not (rule is identity or by_epilogue)
+        needed = form == BLOCK or (form == LINEAR and rule is not identity)
         loop = elementwise.activation_loop
         addresses.append(
             block_of(loop, network.dtype, rule, **options).address if needed else 0

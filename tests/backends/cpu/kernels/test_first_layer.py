@@ -332,15 +332,9 @@ def network_of(*names: str, dtype: str = "float64", **fields: Any) -> Network:
     return net._replace(activations=chosen, **fields)
 
 
-def block_for(name: str, dtype: str = "float64") -> int:
-    return block_of(elementwise.activation_loop, dtype, ACTIVATIONS[name]).address
-
-
 def test_forms_of_rules() -> None:
     both = rule_blocks.activations(network_of("identity", "relu", "relu", "identity"))
     assert both == ([0] * 4, [LINEAR, RELU, RELU, LINEAR])
-    apart = rule_blocks.activations(network_of("relu", "identity"), fused=False)
-    assert apart == ([block_for("relu"), 0], [RELU, LINEAR])
     network = network_of("relu", "identity")._replace(
         activations=(relu, ACTIVATIONS["identity"])
     )
