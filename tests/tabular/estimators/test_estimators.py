@@ -38,32 +38,54 @@ X, Y = drawn()
 LABELS = labels()
 
 
-def test_probabilities_and_labels() -> None:
+def test_probabilities_are_a_distribution() -> None:
     model = classifier()
     p = model.predict_proba(X)
     assert p.shape == (120, 3)
     np.testing.assert_allclose(p.sum(axis=1), 1, atol=1e-6)
-    assert (model.predict(X) == model.classes_[p.argmax(axis=1)]).all()
-    assert model.score(X, LABELS) > 0.6
     np.testing.assert_allclose(np.exp(model.predict_log_proba(X)), p, atol=1e-12)
-    held_out = model.predict_proba(X[::3])
-    loss = log_loss(LABELS[::3], held_out)
+
+
+def test_labels_are_the_most_probable_classes() -> None:
+    model = classifier()
+    places = model.predict_proba(X).argmax(axis=1)
+    assert (model.predict(X) == model.classes_[places]).all()
+    assert model.score(X, LABELS) > 0.6
+
+
+def test_the_validation_score_is_that_of_the_held_out_rows() -> None:
+    model = classifier()
+    loss = log_loss(LABELS[::3], model.predict_proba(X[::3]))
     assert model.validation_score_ == pytest.approx(-loss, rel=1e-5)
+
+
+def test_names_of_features_are_those_of_the_table() -> None:
+    model = classifier()
     assert model.feature_names_in_.tolist() == list(X.columns)
     assert model.n_features_in_ == 4
 
 
-def test_numbers_their_spread_and_their_intervals() -> None:
+def test_numbers_are_in_the_range_of_targets() -> None:
     model = regressor()
     result = model.predict(X)
     assert model.score(X, Y) > 0.5
     assert Y.min() <= result.min() <= result.max() <= Y.max()
-    each = [(weight, one) for weight, one in model._each(model.schema_.read(X))]
+
+
+def test_a_spread_is_the_weighted_one_of_the_members() -> None:
+    model = regressor()
+    result = model.predict(X)
+    each = list(model._each(model.schema_.read(X)))
     weights = np.array([weight for weight, _ in each])
     members = np.stack([one for _, one in each])
     np.testing.assert_allclose(np.average(members, axis=0, weights=weights), result)
     variance = np.average((members - result) ** 2, axis=0, weights=weights)
     np.testing.assert_allclose(model.predict_std(X), np.sqrt(variance))
+
+
+def test_intervals_hold_the_numbers() -> None:
+    model = regressor()
+    result = model.predict(X)
     low, high = model.predict_interval(X, coverage=0.9).T
     assert ((low < result) & (result < high)).all()
     # Each row was held out from half of the nets;
@@ -72,89 +94,122 @@ def test_numbers_their_spread_and_their_intervals() -> None:
     assert (model.predict_interval(X, 0.5)[:, 0] > low).all()
 
 
-def test_rows_of_weight_0_and_classes_of_one_row() -> None:
+@pytest.fixture(scope="module")
+def weighted() -> tuple[Any, Any]:
+    """A regressor whose rows have weights, of which a quarter are 0; and the weights."""
     weight = np.where(np.arange(120) % 4 == 0, 0.0, 3.0)
-    model = TabularMLPRegressor(**FEW, cv=2).fit(X, Y, sample_weight=weight)
+    model = TabularMLPRegressor(**FEW, cv=2)
+    return model.fit(X, Y, sample_weight=weight), weight
+
+
+def test_rows_of_weight_0_are_left_out(weighted: tuple[Any, Any]) -> None:
+    model, weight = weighted
     keep = weight > 0
-    other = TabularMLPRegressor(**FEW, cv=2).fit(
-        X[keep], Y[keep], sample_weight=weight[keep]
-    )
+    other = TabularMLPRegressor(**FEW, cv=2)
+    other.fit(X[keep], Y[keep], sample_weight=weight[keep])
     assert (model.predict(X) == other.predict(X)).all()
-    heavy = TabularMLPRegressor(**FEW, cv=2).fit(X, Y, sample_weight=1 + 9.0 * (Y > 4))
+
+
+def test_heavy_rows_draw_predictions_to_them(weighted: tuple[Any, Any]) -> None:
+    model, _ = weighted
+    heavy = TabularMLPRegressor(**FEW, cv=2)
+    heavy.fit(X, Y, sample_weight=1 + 9.0 * (Y > 4))
     assert heavy.predict(X).mean() > model.predict(X).mean()
+
+
+@pytest.mark.parametrize("cv", [None, 2])
+def test_a_class_of_one_row_has_a_probability(cv: int | None) -> None:
     y = LABELS.copy()
     y[7] = "unique"
-    for more in ({}, {"cv": 2}):
-        model = TabularMLPClassifier(**{**FEW, **more}).fit(X, y)
-        assert model.predict_proba(X).shape == (120, 4)
-        assert np.isfinite(model.predict_log_proba(X)).all()
+    model = TabularMLPClassifier(**FEW, cv=cv).fit(X, y)
+    assert model.predict_proba(X).shape == (120, 4)
+    assert np.isfinite(model.predict_log_proba(X)).all()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [TabularMLPClassifier, TabularMLPRegressor])
-def test_scores_choose_the_ensemble(kind: Any) -> None:
-    if kind is TabularMLPClassifier:
-        scoring = "balanced_accuracy"
-    else:
-        scoring = "explained_variance"
-    y = LABELS if kind is TabularMLPClassifier else Y
+@pytest.mark.parametrize(
+    ("kind", "y", "scoring"),
+    [
+        (TabularMLPClassifier, LABELS, "balanced_accuracy"),
+        (TabularMLPClassifier, LABELS, "accuracy"),
+        (TabularMLPRegressor, Y, "explained_variance"),
+        (TabularMLPRegressor, Y, "neg_mean_absolute_error"),
+    ],
+    ids=["balanced", "accuracy", "variance", "absolute error"],
+)
+def test_scores_choose_the_ensemble(kind: Any, y: Any, scoring: str) -> None:
     model = kind(**FEW, scoring=scoring).fit(X, y, X_val=X[::2], y_val=y[::2])
-    assert model.validation_score_ == pytest.approx(
-        get_scorer(scoring)(model, X[::2], y[::2])
-    )
-    if kind is TabularMLPClassifier:
-        quick = "accuracy"
-    else:
-        quick = "neg_mean_absolute_error"
-    model = kind(**FEW, scoring=quick).fit(X, y, X_val=X[::2], y_val=y[::2])
-    assert model.validation_score_ == pytest.approx(
-        get_scorer(quick)(model, X[::2], y[::2])
-    )
+    expected = get_scorer(scoring)(model, X[::2], y[::2])
+    assert model.validation_score_ == pytest.approx(expected)
 
 
 @pytest.mark.slow
-def test_members_of_scikit_learn() -> None:
+@pytest.mark.parametrize("cv", [None, 2])
+def test_members_of_scikit_learn(cv: int | None) -> None:
     trees = DecisionTreeRegressor(max_depth=3, random_state=0)
-    settings: dict[str, Any] = {**FEW, "extra_members": [("trees", trees)]}
-    for more in ({}, {"cv": 2}):
-        model = TabularMLPRegressor(**{**settings, **more}).fit(X, Y)
-        assert model.weights_.sum() == pytest.approx(1)
-        assert [name for name, _ in model.extra_members_] == ["trees"]
-        assert np.isfinite(model.predict_std(X)).all()
-        assert "trees" in model.summary()
+    model = TabularMLPRegressor(**FEW, extra_members=[("trees", trees)], cv=cv)
+    model.fit(X, Y)
+    assert model.weights_.sum() == pytest.approx(1)
+    assert [name for name, _ in model.extra_members_] == ["trees"]
+    assert np.isfinite(model.predict_std(X)).all()
+    assert "trees" in model.summary()
+
+
+def test_classifiers_of_scikit_learn_are_members() -> None:
     several = [DecisionTreeClassifier(max_depth=3)]
     chosen = TabularMLPClassifier(**FEW, extra_members=several).fit(X, LABELS)
     assert chosen.predict_proba(X).shape == (120, 3)
 
 
-def test_leaderboards_and_new_categories_are_answered() -> None:
+def test_a_leaderboard_is_in_the_order_of_scores() -> None:
     model = classifier()
     board = model.leaderboard_
     assert board["weight"].sum() == pytest.approx(1)
     assert board["validation_score"].is_monotonic_decreasing
-    assert f"{len(model.members_)} nets of 2" in model.summary().replace(
-        "1 net of", "1 nets of"
-    )
-    assert "<table" in model._repr_html_()
-    assert "not fitted" in TabularMLPClassifier()._repr_html_()
     assert (model.n_iter_ >= 1).all()
+
+
+def test_a_summary_counts_the_nets() -> None:
+    model = classifier()
+    summary = model.summary().replace("1 net of", "1 nets of")
+    assert f"{len(model.members_)} nets of 2" in summary
+
+
+def test_a_model_is_shown_as_a_table() -> None:
+    assert "<table" in classifier()._repr_html_()
+    assert "not fitted" in TabularMLPClassifier()._repr_html_()
+
+
+def test_new_categories_are_answered() -> None:
     rows = X[:3].assign(town="Rome", income=np.nan)
-    assert np.isfinite(model.predict_proba(rows)).all()
-    assert model.predict(X[:0]).shape == (0,)
+    assert np.isfinite(classifier().predict_proba(rows)).all()
 
 
-def test_importances(tmp_path: Path) -> None:
-    for model in (regressor(), classifier()):
-        result = model.feature_importances_
-        assert result.shape == (4,)
-        assert (pickle.loads(pickle.dumps(model)).feature_importances_ == result).all()
-        with pytest.raises(
-            AttributeError, match="which a file does not hold: use sklearn"
-        ):
-            reloaded(model, tmp_path / "m.safetensors").feature_importances_  # noqa: B018
+def test_no_rows_have_no_labels() -> None:
+    assert classifier().predict(X[:0]).shape == (0,)
+
+
+@pytest.mark.parametrize("of", [regressor, classifier])
+def test_importances_go_with_pickles_but_not_with_files(
+    of: Any, tmp_path: Path
+) -> None:
+    model = of()
+    result = model.feature_importances_
+    assert result.shape == (4,)
+    copy = pickle.loads(pickle.dumps(model))
+    assert (copy.feature_importances_ == result).all()
+    loaded = reloaded(model, tmp_path / "m.safetensors")
+    with pytest.raises(AttributeError, match="which a file does not hold: use sklearn"):
+        _ = loaded.feature_importances_
+
+
+def test_importances_are_those_of_the_columns_in_use() -> None:
     result = regressor().feature_importances_
     assert result.argmax() in (0, 1)
     assert result[2] < result.max() / 3
+
+
+def test_a_column_that_is_left_out_has_no_importance() -> None:
     dropped = X.assign(constant=1.0)
     with pytest.warns(UserWarning, match="left out: 'constant' has one value only"):
         model = TabularMLPRegressor(**FEW, cv=2).fit(dropped, Y)
@@ -162,32 +217,42 @@ def test_importances(tmp_path: Path) -> None:
     assert (model.feature_importances_ == model.feature_importances_).all()
 
 
-@pytest.mark.slow
-def test_pipelines_searches_and_calibration() -> None:
-    small = TabularMLPClassifier(**{**FEW, "max_iter": 2}, cv=2)
-    pipeline = make_pipeline(FunctionTransformer(), small).fit(X, LABELS)
+def small() -> TabularMLPClassifier:
+    return TabularMLPClassifier(**{**FEW, "max_iter": 2}, cv=2)
+
+
+def test_a_pipeline_ends_in_one() -> None:
+    pipeline = make_pipeline(FunctionTransformer(), small()).fit(X, LABELS)
     assert pipeline.predict(X).shape == (120,)
-    search = GridSearchCV(small, {"n_members": [1, 2]}, cv=2).fit(X, LABELS)
+
+
+@pytest.mark.slow
+def test_a_search_tries_their_settings() -> None:
+    search = GridSearchCV(small(), {"n_members": [1, 2]}, cv=2).fit(X, LABELS)
     assert len(search.cv_results_["params"]) == 2
-    calibrated = CalibratedClassifierCV(small, cv=2).fit(X, LABELS)
+
+
+@pytest.mark.slow
+def test_probabilities_may_be_calibrated() -> None:
+    calibrated = CalibratedClassifierCV(small(), cv=2).fit(X, LABELS)
     assert calibrated.predict_proba(X).shape == (120, 3)
 
 
-def test_a_time_limit_leaves_one_net_and_scores_that_fail_say_why() -> None:
+def test_a_time_limit_leaves_one_net() -> None:
     model = TabularMLPClassifier(
         n_members=6, time_limit=1e-3, trees=False, random_state=0, n_jobs=2
     )
-    with pytest.warns(
-        match=r"fit: \d+ of 30 nets were trained within time_limit=0.001, \d+ of"
-    ):
+    words = r"fit: \d+ of 30 nets were trained within time_limit=0.001, \d+ of"
+    with pytest.warns(match=words):
         model.fit(X, LABELS)
     assert len(model.members_) >= 1
-    with pytest.raises(
-        ValueError, match=r"Classifier.fit: scoring='precision' of 3 classes failed: T"
-    ):
-        TabularMLPClassifier(**FEW | {"scoring": "precision", "max_iter": 1}).fit(
-            X, LABELS
-        )
+
+
+def test_a_score_that_fails_says_why() -> None:
+    model = TabularMLPClassifier(**{**FEW, "max_iter": 1}, scoring="precision")
+    words = r"Classifier.fit: scoring='precision' of 3 classes failed: T"
+    with pytest.raises(ValueError, match=words):
+        model.fit(X, LABELS)
 
 
 def away(y: Any, predictions: Any, sample_weight: Any) -> float:
@@ -231,19 +296,19 @@ def test_nets_end_by_a_metric(
     """A metric is in the table's units,
     and a net is that of the metric's best epoch.
     """
-    kind: Any = TabularMLPRegressor if y.dtype == float else TabularMLPClassifier
+    kind: Any = TabularMLPClassifier
+    if y.dtype == float:
+        kind = TabularMLPRegressor
     sign = -1 if mode == "min" else 1
     stopping = EarlyStopping(name, patience=2, mode=mode)
     histories: list[Any] = []
     model = kind(n_members=3, max_iter=20, random_state=0, ensemble="mean")
     model.set_params(metrics=metrics, early_stopping=stopping)
-    model.fit(
-        X,
-        y,
-        X_val=X[::2],
-        y_val=y[::2],
-        callbacks=lambda r: histories.append(r.history),
-    )
+
+    def keep(report: Any) -> None:
+        histories.append(report.history)
+
+    model.fit(X, y, X_val=X[::2], y_val=y[::2], callbacks=keep)
     of_nets = {tuple(history.loss): history for history in histories}
     for member, predictions in model.pack_.each(model.schema_.read(X[::2])):
         history = of_nets[tuple(member.curve[:, 0])]
@@ -251,9 +316,8 @@ def test_nets_end_by_a_metric(
         assert values.max() == pytest.approx(sign * expected(y[::2], predictions), 1e-5)
         assert member.epoch - 1 == history.best_epoch == np.argmax(values)
         assert len(history.loss) in (20, member.epoch + 2)
-        assert history.metrics in [
-            each.metrics for each in model.learning_curves_.values()
-        ]
+        curves = model.learning_curves_.values()
+        assert history.metrics in [curve.metrics for curve in curves]
 
 
 def test_nets_end_by_scoring_where_that_is_asked_for() -> None:
@@ -261,9 +325,8 @@ def test_nets_end_by_scoring_where_that_is_asked_for() -> None:
         n_members=3, max_iter=20, random_state=0, scoring="roc_auc"
     )
     model.set_params(early_stopping=True).fit(X, HIGH, X_val=X[::2], y_val=HIGH[::2])
-    for member, curve in zip(
-        model.members_, model.learning_curves_.values(), strict=True
-    ):
+    curves = model.learning_curves_.values()
+    for member, curve in zip(model.members_, curves, strict=True):
         assert member.epoch - 1 == np.argmax(curve.metrics["scoring"])
     for member, predictions in model.pack_.each(model.schema_.read(X[::2])):
         expected = roc_auc_score(HIGH[::2], predictions[:, 1])

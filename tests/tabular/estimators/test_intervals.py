@@ -4,8 +4,8 @@ monotonic_cst: definitions and promises.
 
 import pickle
 import types
-import warnings
-from contextlib import nullcontext
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -81,57 +81,76 @@ def model_of(pack: Pack) -> TabularMLPRegressor:
     return model
 
 
-def test_scores_are_those_of_the_definition() -> None:
+def drawn_scores(n_draws: int) -> Iterator[tuple[Array, Array, Pack, float]]:
+    """Scores, their weights, a pack that has taken both, and a level."""
     generator = np.random.default_rng(0)
-    for _ in range(300):
+    for _ in range(n_draws):
         n = int(generator.integers(1, 60))
         scores = generator.normal(size=n).round(int(generator.integers(1, 4)))
+        weight = None
+        weights = np.ones(n)
         if generator.random() < 0.5:
             weight = generator.integers(1, 4, n).astype(float)
-        else:
-            weight = None
-        weights = np.ones(n) if weight is None else weight
-        pack = pack_of(scores, weight)
+            weights = weight
         level = float(generator.uniform(0.02, 0.98))
+        yield scores, weights, pack_of(scores, weight), level
+
+
+def test_scores_are_those_of_the_definition() -> None:
+    for scores, weights, pack, level in drawn_scores(300):
         assert pack.upper_score(level) == naive(scores, level, weights)
         assert pack.lower_score(level) == -naive(-scores, 1 - level, weights)
         assert pack.half_width(level) == naive(np.abs(scores), level, weights)
+
+
+def test_intervals_are_those_of_the_definition() -> None:
+    """An interval has a side for each sign of errors, or one width if rows are few."""
+    for scores, weights, pack, level in drawn_scores(300):
         low = naive(-scores, (1 + level) / 2, weights)
         high = naive(scores, (1 + level) / 2, weights)
         if np.isinf(low) or np.isinf(high):
             low = high = naive(np.abs(scores), level, weights)
         model = model_of(pack)
         if np.isinf(low):
-            with pytest.raises(
-                ValueError, match=rf"rows to validate on, there were {n}; use cv=5"
-            ):
+            words = rf"rows to validate on, there were {len(scores)}; use cv=5"
+            with pytest.raises(ValueError, match=words):
                 model.predict_interval(X, level)
         else:
-            np.testing.assert_allclose(
-                model.predict_interval(X, level), [[1 - low, 1 + high]] * 3
-            )
+            expected = [[1 - low, 1 + high]] * 3
+            np.testing.assert_allclose(model.predict_interval(X, level), expected)
 
 
-def test_quantiles_rise_and_are_the_ends_of_intervals() -> None:
+LEVELS = [0.1, 0.25, 0.49, 0.5, 0.51, 0.75, 0.9]
+
+
+def of_drawn_scores() -> Iterator[tuple[TabularMLPRegressor, Array, Array]]:
+    """Models, their intervals and their quantiles: of scores that suffice for both."""
     generator = np.random.default_rng(1)
     for _ in range(100):
         n = int(generator.integers(40, 90))
+        weight = None
         if generator.random() < 0.5:
             weight = generator.exponential(size=n)
-        else:
-            weight = None
         model = model_of(pack_of(generator.normal(size=n).round(1), weight))
         try:
             interval = model.predict_interval(X, 0.8)
-            result = model.predict_quantiles(X, [0.1, 0.25, 0.49, 0.5, 0.51, 0.75, 0.9])
+            quantiles = model.predict_quantiles(X, LEVELS)
         except ValueError:
             assert weight is not None
             continue
-        assert (np.diff(result, axis=1) >= 0).all()
-        np.testing.assert_array_equal(result[:, [0, -1]], interval)
-        np.testing.assert_array_equal(
-            model.predict_quantiles(X, (0.9, 0.1)), interval[:, ::-1]
-        )
+        yield model, interval, quantiles
+
+
+def test_quantiles_rise() -> None:
+    for _, _, quantiles in of_drawn_scores():
+        assert (np.diff(quantiles, axis=1) >= 0).all()
+
+
+def test_quantiles_are_the_ends_of_intervals() -> None:
+    for model, interval, quantiles in of_drawn_scores():
+        np.testing.assert_array_equal(quantiles[:, [0, -1]], interval)
+        falling = model.predict_quantiles(X, (0.9, 0.1))
+        np.testing.assert_array_equal(falling, interval[:, ::-1])
 
 
 @pytest.mark.parametrize(
@@ -169,70 +188,107 @@ def test_ends_are_in_the_range_of_targets(
     np.testing.assert_allclose(model.predict_quantiles(X, [0.01, 0.99])[0], expected)
 
 
-@pytest.mark.slow
-def test_sizes_of_errors_are_learned() -> None:
-    """Where errors are ten times as large intervals are several times as wide, and both
-    hold.
-    """
+def rows_of_errors() -> tuple[Values, Array]:
+    """Rows and their errors: ten times as large where the first number is above 0."""
     generator = np.random.default_rng(0)
     numbers = generator.uniform(-1, 1, (1200, 2))
     errors = generator.normal(size=1200) * np.where(numbers[:, 0] > 0, 1.0, 0.1)
-    values = Values(numbers, np.empty((1200, 0), np.int32))
-    weight = np.where(numbers[:, 1] > 0, 1.0, 3.0)
-    learned = values.part(slice(600))
-    new = values.part(slice(600, None))
-    packs = []
-    for weights, n_threads in ((None, 1), (None, 2), (weight[:600], 2)):
-        pack = pack_of(errors[:600], weights)
-        pack.validated = np.zeros(600)
-        rows = TableRows(learned, errors[:600], weights)
-        learn_sizes(pack, rows, seed=3, n_threads=n_threads)
-        packs.append(pack)
-    one, two, weighted = packs
-    assert one.sizes is not None
-    np.testing.assert_array_equal(one.residuals, two.residuals)
-    assert (weighted.residuals != one.residuals).any()
-    for pack in packs:
-        assert pack.sizes is not None
-        sizes = np.exp(pack.sizes.predict(new))
-        low = sizes * pack.lower_score(0.05)
-        high = sizes * pack.upper_score(0.95)
-        large = new.numbers[:, 0] > 0
-        assert (high - low)[large].mean() > 4 * (high - low)[~large].mean()
-        inside = (low <= errors[600:]) & (errors[600:] <= high)
-        assert 0.86 < inside.mean() < 0.94
-        assert min(inside[large].mean(), inside[~large].mean()) > 0.78
-    few = pack_of(errors[:99], None)
-    few.validated = np.zeros(99)
-    learn_sizes(
-        few, TableRows(values.part(slice(99)), errors[:99]), seed=3, n_threads=1
-    )
-    assert few.sizes is None
+    return Values(numbers, np.empty((1200, 0), np.int32)), errors
+
+
+def sized(n: int, weight: Array | None, n_threads: int) -> Pack:
+    """A pack that has learned the sizes of the errors of the first n rows."""
+    values, errors = rows_of_errors()
+    pack = pack_of(errors[:n], weight)
+    pack.validated = np.zeros(n)
+    rows = TableRows(values.part(slice(n)), errors[:n], weight)
+    learn_sizes(pack, rows, seed=3, n_threads=n_threads)
+    return pack
+
+
+@pytest.fixture(scope="module")
+def packs() -> dict[str, Pack]:
+    values, _ = rows_of_errors()
+    weight = np.where(values.numbers[:600, 1] > 0, 1.0, 3.0)
+    return {
+        "one thread": sized(600, None, 1),
+        "two threads": sized(600, None, 2),
+        "weighted": sized(600, weight, 2),
+    }
 
 
 @pytest.mark.slow
-def test_a_model_has_them_after_a_file_and_for_any_threads(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["one thread", "two threads", "weighted"])
+def test_sizes_of_errors_are_learned(name: str, packs: dict[str, Pack]) -> None:
+    """Intervals of errors ten times as large are several times as wide; both hold."""
+    values, errors = rows_of_errors()
+    new = values.part(slice(600, None))
+    pack = packs[name]
+    assert pack.sizes is not None
+    sizes = np.exp(pack.sizes.predict(new))
+    low = sizes * pack.lower_score(0.05)
+    high = sizes * pack.upper_score(0.95)
+    large = new.numbers[:, 0] > 0
+    assert (high - low)[large].mean() > 4 * (high - low)[~large].mean()
+    inside = (low <= errors[600:]) & (errors[600:] <= high)
+    assert 0.86 < inside.mean() < 0.94
+    assert min(inside[large].mean(), inside[~large].mean()) > 0.78
+
+
+@pytest.mark.slow
+def test_sizes_of_errors_have_the_same_bits_for_any_threads(
+    packs: dict[str, Pack],
+) -> None:
+    one = packs["one thread"].residuals
+    np.testing.assert_array_equal(one, packs["two threads"].residuals)
+
+
+@pytest.mark.slow
+def test_sizes_of_errors_are_learned_by_weights(packs: dict[str, Pack]) -> None:
+    assert (packs["weighted"].residuals != packs["one thread"].residuals).any()
+
+
+def test_few_rows_have_no_sizes_of_errors() -> None:
+    assert sized(99, None, 1).sizes is None
+
+
+def test_a_model_has_intervals_of_several_widths() -> None:
     model = regressor()
     assert model.pack_.sizes is not None
     assert not len(model.pack_.validated)
-    expected = model.predict_interval(X, 0.8)
-    assert (expected >= 0).all()
-    assert np.ptp(expected[:, 1] - expected[:, 0]) > 0.01
+    low, high = model.predict_interval(X, 0.8).T
+    assert (low >= 0).all()
+    assert np.ptp(high - low) > 0.01
+
+
+def weighted_regressor() -> TabularMLPRegressor:
     weight = np.where(np.arange(120) % 3 == 0, 2.0, 1.0)
-    weighted = TabularMLPRegressor(**FEW, cv=2).fit(X, Y, sample_weight=weight)
-    for one in (model, weighted):
-        for same in (
-            reloaded(one, tmp_path / "a.safetensors"),
-            pickle.loads(pickle.dumps(one)),
-        ):
-            for coverage in (0.5, 0.8):
-                before, after = (
-                    each.predict_interval(X, coverage) for each in (one, same)
-                )
-                np.testing.assert_array_equal(after, before)
-    assert len(weighted.pack_.row_weights) == 120
+    model = TabularMLPRegressor(**FEW, cv=2).fit(X, Y, sample_weight=weight)
+    assert len(model.pack_.row_weights) == 120
+    return model
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("of", [regressor, weighted_regressor])
+def test_intervals_are_the_same_after_a_file(of: Any, tmp_path: Path) -> None:
+    model = of()
+    loaded = reloaded(model, tmp_path / "a.safetensors")
+    copy = pickle.loads(pickle.dumps(model))
+    for coverage in (0.5, 0.8):
+        expected = model.predict_interval(X, coverage)
+        np.testing.assert_array_equal(loaded.predict_interval(X, coverage), expected)
+        np.testing.assert_array_equal(copy.predict_interval(X, coverage), expected)
+
+
+@pytest.mark.slow
+def test_intervals_are_the_same_for_any_threads() -> None:
     again = TabularMLPRegressor(**FEW, cv=2, n_jobs=1).fit(X, Y)
+    expected = regressor().predict_interval(X, 0.8)
     np.testing.assert_array_equal(again.predict_interval(X, 0.8), expected)
+
+
+def test_no_rows_have_no_intervals() -> None:
+    model = regressor()
     assert model.predict_interval(X[:0]).shape == (0, 2)
     assert model.predict_quantiles(X[:0], [0.5]).shape == (0, 1)
 
@@ -265,11 +321,17 @@ def test_sets_of_classes_are_those_of_the_definition(
     assert model.predict_set(X[:0]).shape == (0, 3)
 
 
-def test_scores_of_rows_and_the_default_are_as_before() -> None:
+def test_a_score_of_a_class_is_what_its_probability_lacks() -> None:
     p = np.array([[0.2, 0.8], [0.5, 0.5]])
     np.testing.assert_allclose(scores_of("binary", np.array([0, 1]), p), [0.8, 0.5])
+
+
+def test_a_score_of_a_number_is_its_error() -> None:
     errors = scores_of("regression", np.array([1.0, 2.0]), np.array([2.0, 0.0]))
     np.testing.assert_array_equal(errors, [-1, 2])
+
+
+def test_settings_of_other_losses_change_nothing() -> None:
     model = TabularMLPRegressor(
         **FEW, cv=2, loss="squared_error", quantile=0.3, power=1.2
     )
@@ -286,10 +348,11 @@ def test_sizes_are_learned_from_other_groups(
     g = np.random.default_rng(seed)
     n_groups = int(g.choice([2, 3, 9, 30]))
     groups = g.permutation(np.arange(120) % n_groups)
-    weight = g.integers(0, 2, 120) if g.random() < 0.3 else None
-    divided = [{"cv": 2}, {"cv": GroupKFold(2)}, {"validation_fraction": 0.5}][
-        int(g.integers(3))
-    ]
+    weight = None
+    if g.random() < 0.3:
+        weight = g.integers(0, 2, 120)
+    ways = [{"cv": 2}, {"cv": GroupKFold(2)}, {"validation_fraction": 0.5}]
+    divided = ways[int(g.integers(3))]
     seen = list[Any]()
     monkeypatch.setattr("fastmlp.tabular.fit_arguments.ROWS_FOR_FOLDS", 0)
     monkeypatch.setattr("fastmlp.tabular.conformal.FEWEST_SIZED_ROWS", 1)
@@ -310,42 +373,44 @@ def test_sizes_are_learned_from_other_groups(
     ((rows, folds),) = seen
     of_rows = groups[rows.values.numbers[:, 0].astype(int)]
     assert len(folds) == min(3, len({*of_rows}))
-    assert sorted(np.concatenate([second for _, second in folds])) == list(
-        range(len(rows.y))
-    )
+    validated = np.concatenate([second for _, second in folds])
+    assert sorted(validated) == list(range(len(rows.y)))
     for first, second in folds:
         assert not {*of_rows[first]} & {*of_rows[second]}
 
 
-def test_folds_and_groups_that_contradict_each_other() -> None:
+PAIRS = [(np.arange(58), np.arange(58, 120))]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("cv", [PAIRS, KFold(2, shuffle=True, random_state=0)])
+def test_folds_that_contradict_the_groups_are_refused(cv: Any) -> None:
+    model = TabularMLPRegressor(**FEW, cv=cv)
+    words = "validates on rows of one of groups: use sklearn"
+    with pytest.raises(ValueError, match=words):
+        model.fit(X, Y, groups=np.arange(120) // 4)
+
+
+def test_rows_with_weight_of_one_group_are_refused() -> None:
     groups = np.arange(120) // 4
-    pairs = [(np.arange(58), np.arange(58, 120))]
-    for cv in (pairs, KFold(2, shuffle=True, random_state=0)):
-        model = TabularMLPRegressor(**FEW, cv=cv)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with pytest.raises(
-                ValueError, match="validates on rows of one of groups: use sklearn"
-            ):
-                model.fit(X, Y, groups=groups)
-    # Of the rows with weight two groups are one.
     with pytest.raises(ValueError, match="groups holds one group only"):
         TabularMLPRegressor(**FEW).fit(X, Y, groups=groups, sample_weight=groups == 0)
 
 
 def test_a_time_limit_leaves_sizes_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    called = list[int]()
+    called = list[float]()
 
     def learn(pack: Any, rows: TableRows, **options: Any) -> Any:
-        called.append(1)
+        called.append(limit)
         return np.ones(len(rows.y))
 
     monkeypatch.setattr(conformal, "learn_sizes", learn)
-    for limit in (1e6, 1e-3):
-        model = TabularMLPRegressor(**FEW, cv=2, time_limit=limit)
-        with pytest.warns(match="nets were trained") if limit < 1 else nullcontext():
-            model.fit(X, Y)
-    assert called == [1]
+    limit = 1e6
+    TabularMLPRegressor(**FEW, cv=2, time_limit=limit).fit(X, Y)
+    limit = 1e-3
+    with pytest.warns(match="nets were trained"):
+        TabularMLPRegressor(**FEW, cv=2, time_limit=limit).fit(X, Y)
+    assert called == [1e6]
 
 
 POSITIVE = np.exp(Y / 2)
@@ -383,54 +448,84 @@ def test_nets_begin_with_the_best_constant(name: Any) -> None:
         raw = np.ones((1, 1))
     constant = outputs.predictions(raw)[0]
     own = loss.score(y, np.full(400, constant), None)
-    assert all(
-        own >= loss.score(y, np.full(400, constant * k), None) for k in (0.9, 1.1)
-    )
+    for factor in (0.9, 1.1):
+        assert own >= loss.score(y, np.full(400, constant * factor), None)
 
 
-@pytest.mark.parametrize("name", [*LOSSES][1:])
-def test_models_of_other_losses(name: Any, tmp_path: Any) -> None:
-    metric, settings = LOSSES[name]
+@cache
+def model_of_loss(name: Any) -> TabularMLPRegressor:
     own_settings: Any = {"quantile": {"quantile": 0.8}, "tweedie": {"power": 1.3}}
     setting = own_settings.get(name, {})
-    model = clone(TabularMLPRegressor(**{**FEW, "max_iter": 30}, loss=name, **setting))
-    model.fit(X, POSITIVE, X_val=X[::2], y_val=POSITIVE[::2])
-    predictions = model.predict(X)
-    own = metric(POSITIVE[::2], predictions[::2], **settings)
+    model = TabularMLPRegressor(**{**FEW, "max_iter": 30}, loss=name, **setting)
+    return clone(model).fit(X, POSITIVE, X_val=X[::2], y_val=POSITIVE[::2])
+
+
+each_other_loss = pytest.mark.parametrize("name", [*LOSSES][1:])
+
+
+@each_other_loss
+def test_the_score_of_a_loss_is_that_of_scikit_learn(name: Any) -> None:
+    metric, settings = LOSSES[name]
+    model = model_of_loss(name)
+    own = metric(POSITIVE[::2], model.predict(X[::2]), **settings)
     assert model.validation_score_ == pytest.approx(-own, rel=1e-5)
-    constant = DummyRegressor(
-        strategy="quantile", quantile=0.8 if name == "quantile" else 0.5
-    )
-    assert own < 0.8 * metric(
-        POSITIVE, constant.fit(X, POSITIVE).predict(X), **settings
-    )
+
+
+@each_other_loss
+def test_models_of_other_losses_learn(name: Any) -> None:
+    metric, settings = LOSSES[name]
+    model = model_of_loss(name)
+    own = metric(POSITIVE[::2], model.predict(X[::2]), **settings)
+    level = 0.8 if name == "quantile" else 0.5
+    constant = DummyRegressor(strategy="quantile", quantile=level).fit(X, POSITIVE)
+    assert own < 0.8 * metric(POSITIVE, constant.predict(X), **settings)
     assert model.feature_importances_.argmax() in (0, 1)
+
+
+@each_other_loss
+def test_files_have_the_loss(name: Any, tmp_path: Path) -> None:
+    model = model_of_loss(name)
     loaded = reloaded(model, tmp_path / "m.safetensors")
-    assert np.array_equal(loaded.predict(X), predictions)
+    assert np.array_equal(loaded.predict(X), model.predict(X))
     assert loaded.get_params() == model.get_params()
-    again = (
-        clone(model)
-        .set_params(n_jobs=1)
-        .fit(X, POSITIVE, X_val=X[::2], y_val=POSITIVE[::2])
-    )
-    assert np.array_equal(again.predict(X), predictions)
+
+
+@each_other_loss
+def test_models_of_other_losses_have_the_same_bits_for_any_threads(name: Any) -> None:
+    model = model_of_loss(name)
+    again = clone(model).set_params(n_jobs=1)
+    again.fit(X, POSITIVE, X_val=X[::2], y_val=POSITIVE[::2])
+    assert np.array_equal(again.predict(X), model.predict(X))
+
+
+@each_other_loss
+def test_compiled_models_of_other_losses_have_the_same_bits(name: Any) -> None:
+    model = model_of_loss(name)
     out = np.empty((120, 1))
     jit.predict(jit.compiled(model), model.codes(X), out)
-    assert np.array_equal(out[:, 0], predictions)
-    if name in ("quantile", "absolute_error"):
-        share = (predictions > POSITIVE).mean()
-        assert abs(share - setting.get("quantile", 0.5)) < 0.15
-    else:
-        assert (predictions > 0).all()
+    assert np.array_equal(out[:, 0], model.predict(X))
 
 
-def test_scores_of_classes_are_refused_and_rows_without_weight_may_be_anything() -> (
-    None
-):
-    with pytest.raises(
-        ValueError, match=r"Regressor.fit: scoring='roc_auc' of numbers failed: "
-    ):
+@pytest.mark.parametrize(
+    ("name", "level"), [("quantile", 0.8), ("absolute_error", 0.5)]
+)
+def test_predictions_are_above_their_share_of_targets(name: str, level: float) -> None:
+    share = (model_of_loss(name).predict(X) > POSITIVE).mean()
+    assert abs(share - level) < 0.15
+
+
+@pytest.mark.parametrize("name", ["poisson", "gamma", "tweedie"])
+def test_predictions_of_positive_losses_are_positive(name: str) -> None:
+    assert (model_of_loss(name).predict(X) > 0).all()
+
+
+def test_scores_of_classes_are_refused() -> None:
+    words = r"Regressor.fit: scoring='roc_auc' of numbers failed: "
+    with pytest.raises(ValueError, match=words):
         TabularMLPRegressor(**FEW, scoring="roc_auc").fit(X, POSITIVE)
+
+
+def test_rows_without_weight_may_have_any_target() -> None:
     weight = np.arange(120) > 0
     model = TabularMLPRegressor(**FEW, loss="gamma", cv=2)
     y = np.where(weight, POSITIVE, -1.0)
@@ -473,38 +568,50 @@ def is_ordered(model: Any) -> bool:
     return True
 
 
+FIVE: dict[str, Any] = {**FEW, "n_members": 5, "max_members": 5, "cv": 2}
+
+
+@pytest.fixture(scope="module")
+def ordered() -> TabularMLPRegressor:
+    return TabularMLPRegressor(**FIVE, monotonic_cst=CONSTRAINTS).fit(FRAME, RISING)
+
+
 @pytest.mark.slow
-def test_predictions_are_ordered(tmp_path: Path) -> None:
-    few = {**FEW, "n_members": 5, "max_members": 5, "cv": 2}
-    model = TabularMLPRegressor(**few, monotonic_cst=CONSTRAINTS).fit(FRAME, RISING)
-    assert is_ordered(model)
-    free = TabularMLPRegressor(**few).fit(FRAME, RISING)
+def test_predictions_are_ordered(ordered: TabularMLPRegressor) -> None:
+    assert is_ordered(ordered)
+    free = TabularMLPRegressor(**FIVE).fit(FRAME, RISING)
     assert not is_ordered(free)
+
+
+@pytest.mark.slow
+def test_files_have_the_order(ordered: TabularMLPRegressor, tmp_path: Path) -> None:
     path = tmp_path / "model"
-    save(model, path)
-    np.testing.assert_array_equal(load(path).predict(FRAME), model.predict(FRAME))
-    assert load(path).monotonic_cst == CONSTRAINTS
-    session = onnxruntime.InferenceSession(to_onnx(model).SerializeToString())
-    columns = {
-        name: FRAME[[name]].to_numpy(object if name == "town" else np.float32)
-        for name in FRAME
-    }
+    save(ordered, path)
+    loaded = load(path)
+    np.testing.assert_array_equal(loaded.predict(FRAME), ordered.predict(FRAME))
+    assert loaded.monotonic_cst == CONSTRAINTS
+
+
+@pytest.mark.slow
+def test_onnx_has_predictions_of_an_order(ordered: TabularMLPRegressor) -> None:
+    session = onnxruntime.InferenceSession(to_onnx(ordered).SerializeToString())
+    kinds: dict[str, Any] = dict.fromkeys(FRAME, np.float32)
+    kinds["town"] = object
+    columns = {name: FRAME[[name]].to_numpy(kind) for name, kind in kinds.items()}
     (values,) = session.run(None, columns)
-    np.testing.assert_allclose(values[:, 0], model.predict(FRAME), rtol=1e-4, atol=1e-5)
+    expected = ordered.predict(FRAME)
+    np.testing.assert_allclose(values[:, 0], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_classes_and_places() -> None:
+def test_probabilities_are_ordered_by_names_or_places() -> None:
     labels = np.where(np.median(RISING) < RISING, "yes", "no")
-    named = TabularMLPClassifier(**FEW, cv=2, monotonic_cst=CONSTRAINTS).fit(
-        FRAME, labels
-    )
-    placed = TabularMLPClassifier(**FEW, cv=2, monotonic_cst=[0, 1, 0, -1]).fit(
-        FRAME, labels
-    )
+    named = TabularMLPClassifier(**FEW, cv=2, monotonic_cst=CONSTRAINTS)
+    named.fit(FRAME, labels)
+    placed = TabularMLPClassifier(**FEW, cv=2, monotonic_cst=[0, 1, 0, -1])
+    placed.fit(FRAME, labels)
     assert is_ordered(named)
-    np.testing.assert_array_equal(
-        named.predict_proba(FRAME), placed.predict_proba(FRAME)
-    )
+    expected = named.predict_proba(FRAME)
+    np.testing.assert_array_equal(placed.predict_proba(FRAME), expected)
 
 
 def test_the_scaled_numbers_keep_their_order() -> None:

@@ -68,6 +68,7 @@ from fastmlp.validation.expanded import Expanded
 Array = NDArray[Any]
 FEW = PackSettings(n_members=4, max_members=3, epochs=15, patience=5)
 ENCODINGS = {"pieces": Encoding(n_bins=8)}
+TASKS = {0: "regression", 2: "binary", 3: "multiclass"}
 
 
 def table(n: int, seed: int = 0) -> tuple[Values, Array]:
@@ -118,12 +119,9 @@ def test_the_ensemble_is_the_weighted_mean_of_its_nets() -> None:
     predictions = pack.predict(second.values)
     np.testing.assert_allclose(predictions, expected, rtol=1e-4, atol=1e-6)
     assert pack.weights.sum() == pytest.approx(1)
-    assert -pack.validation_score == pytest.approx(
-        rmse(second.y, predictions), rel=1e-6
-    )
-    assert (
-        -pack.validation_score <= min(-member.score for member in pack.members) + 1e-9
-    )
+    loss = -pack.validation_score
+    assert loss == pytest.approx(rmse(second.y, predictions), rel=1e-6)
+    assert loss <= min(-member.score for member in pack.members) + 1e-9
     assert rmse(second.y, predictions) < 0.7 * second.y.std()
 
 
@@ -147,34 +145,41 @@ def test_a_pack_keeps_such_scores() -> None:
     assert -pack.validation_score < rmse(pack.residuals, np.zeros(1))
 
 
+def recipes_of(pack: Pack) -> list[Any]:
+    return [member.recipe for member in pack.members]
+
+
 def test_bits_do_not_depend_on_threads() -> None:
     first, second = parts(200)
-    one, two = (trained(first, second, n_threads=n) for n in (1, 2))
-    assert (one.predict(second.values) == two.predict(second.values)).all()
-    assert [member.recipe for member in one.members] == [
-        member.recipe for member in two.members
-    ]
+    one = trained(first, second, n_threads=1)
+    two = trained(first, second, n_threads=2)
+    expected = one.predict(second.values)
+    np.testing.assert_array_equal(two.predict(second.values), expected)
+    assert recipes_of(one) == recipes_of(two)
     other = trained(first, second, seed=1)
-    assert (other.predict(second.values) != one.predict(second.values)).any()
+    assert (other.predict(second.values) != expected).any()
 
 
 def test_nets_take_rows_in_short_where_that_is_faster() -> None:
     values, y = table(FEWEST_ROWS)
-    encoding = Encoding()
-    plain = Encoding(embedding="none")
-    short = encoding.fit_expanded(values, y, "regression", np.random.default_rng(0))
+    encoding = Encoding().fit(values, y, "regression", 0)
+    few = values.part(slice(FEWEST_ROWS - 1))
     assert isinstance(inputs_of(encoding, values), Expanded)
-    assert isinstance(
-        inputs_of(encoding, values.part(slice(FEWEST_ROWS - 1))), np.ndarray
-    )
+    assert isinstance(inputs_of(encoding, few), np.ndarray)
+    plain = Encoding(embedding="none")
+    numbers = values._replace(codes=values.codes[:, :0])
+    plain.fit(numbers, y, "regression", 0)
+    assert isinstance(inputs_of(plain, numbers), np.ndarray)
+
+
+def test_rows_in_short_are_joined() -> None:
+    values, y = table(FEWEST_ROWS)
+    encoding = Encoding()
+    short = encoding.fit_expanded(values, y, "regression", np.random.default_rng(0))
     whole = joined(short[:40], short[40:])
     assert isinstance(whole, Expanded)
-    np.testing.assert_allclose(
-        whole.toarray(), encoding.transform(values), rtol=0, atol=2e-6
-    )
-    numbers = values._replace(codes=values.codes[:, :0])
-    plain.fit(numbers, y, "regression", np.random.default_rng(0))
-    assert isinstance(inputs_of(plain, numbers), np.ndarray)
+    expected = encoding.transform(values)
+    np.testing.assert_allclose(whole.toarray(), expected, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize(("activation", "left"), [("relu", (5, 6)), ("silu", (8, 8))])
@@ -193,12 +198,21 @@ def test_units_that_are_0_for_all_rows_are_left_out(activation: Any, left: Any) 
     np.testing.assert_array_equal(small.predict(X), net.predict(X))
 
 
-def test_predictions_in_chunks_stay_in_range(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predictions_in_chunks_are_those_of_the_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     first, second = parts(200)
     pack = trained(first, second)
     whole = pack.predict(second.values)
     monkeypatch.setattr("fastmlp.tabular.pool.CHUNK", 7)
-    np.testing.assert_allclose(pack.predict(second.values), whole, rtol=1e-5, atol=1e-6)
+    result = pack.predict(second.values)
+    np.testing.assert_allclose(result, whole, rtol=1e-5, atol=1e-6)
+
+
+def test_predictions_stay_in_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = parts(200)
+    pack = trained(first, second)
+    monkeypatch.setattr("fastmlp.tabular.pool.CHUNK", 7)
     far = second.values._replace(numbers=second.values.numbers * 1e3)
     predictions = pack.predict(far)
     assert first.y.min() <= predictions.min()
@@ -211,7 +225,7 @@ def test_predictions_in_chunks_stay_in_range(monkeypatch: pytest.MonkeyPatch) ->
 def test_bits_of_predictions_are_of_two_forms_of_rows(
     n_classes: int, embedding: Any, n_threads: int
 ) -> None:
-    task = {0: "regression", 2: "binary", 3: "multiclass"}[n_classes]
+    task = TASKS[n_classes]
     settings = FEW._replace(n_members=6, max_members=6, epochs=3, ensemble="mean")
     encodings = {"own": Encoding(embedding=embedding, n_bins=8)}
     options: Any = {
@@ -225,14 +239,15 @@ def test_bits_of_predictions_are_of_two_forms_of_rows(
     places = np.arange(ROWS_OF_ONE_THREAD + 1) % (3 * FEWEST_ROWS)
     few = range(1, FEWEST_ROWS, 100)
     whole = pack.predict(values)
-    of_one = np.concatenate(
-        [pack.predict(values.part([i])) for i in range(FEWEST_ROWS)]
-    )
+    each = [pack.predict(values.part([i])) for i in range(FEWEST_ROWS)]
+    of_one = np.concatenate(each)
     np.testing.assert_allclose(of_one, whole[:FEWEST_ROWS], rtol=0, atol=1e-5)
     for n in few:
-        np.testing.assert_array_equal(pack.predict(values.part(slice(n))), of_one[:n])
+        result = pack.predict(values.part(slice(n)))
+        np.testing.assert_array_equal(result, of_one[:n])
     for n in (FEWEST_ROWS, FEWEST_ROWS + 77, 2 * FEWEST_ROWS):
-        np.testing.assert_array_equal(pack.predict(values.part(slice(n))), whole[:n])
+        result = pack.predict(values.part(slice(n)))
+        np.testing.assert_array_equal(result, whole[:n])
     np.testing.assert_array_equal(pack.predict(values.part(places)), whole[places])
 
 
@@ -240,7 +255,7 @@ def test_bits_of_predictions_are_of_two_forms_of_rows(
 @pytest.mark.parametrize("n_classes", [0, 2, 3])
 def test_tiny_tables_in_folds(n: int, n_classes: int) -> None:
     first, _ = parts(n * 3 // 2, n_classes)
-    task = {0: "regression", 2: "binary", 3: "multiclass"}[n_classes]
+    task = TASKS[n_classes]
     settings = FEW._replace(cv=3)
     pack = trained(
         first, None, task=task, n_classes=max(n_classes, 1), settings=settings
@@ -262,24 +277,31 @@ def test_a_rare_class_has_a_probability_everywhere() -> None:
     assert p[:, 2:].mean() < 0.1
 
 
-def test_weights_of_rows_count_in_training_and_in_selection() -> None:
+def test_weights_of_rows_count_in_training() -> None:
     first, second = parts(300)
-    shifted = first._replace(y=np.where(np.arange(200) < 100, first.y, first.y + 50))
-    weight = np.where(np.arange(200) < 100, 1.0, 0.0)
-    pack = trained(shifted._replace(weight=weight), second)
+    kept = np.arange(200) < 100
+    y = np.where(kept, first.y, first.y + 50)
+    pack = trained(first._replace(y=y, weight=kept * 1.0), second)
     assert rmse(second.y, pack.predict(second.values)) < second.y.std()
+
+
+def test_weights_of_rows_count_in_selection() -> None:
+    first, second = parts(300)
     far = second._replace(y=second.y.copy(), weight=np.ones(100))
     far.y[:50] += 1000
     far.weight[:50] = 0  # type: ignore[index]
     assert -trained(first, far).validation_score < 2
 
 
-def test_further_models_are_candidates_and_a_score_is_a_number() -> None:
+def test_further_models_are_candidates() -> None:
     first, second = parts(300)
     pack = trained(first, second, extra=[second.y + 1e-3, np.zeros(100)])
     np.testing.assert_array_equal(pack.extra_weights, [1, 0])
     assert not pack.members
     assert not pack.predict(second.values).any()
+
+
+def test_a_score_that_is_no_number_is_refused() -> None:
     first, second = parts(60)
     nan = FEW._replace(n_members=1, score=lambda y, predictions, weight: float("nan"))
     with pytest.raises(ValueError, match="no number"):
@@ -300,11 +322,9 @@ def test_nets_go_on_for_a_part_of_the_epochs_until_their_best() -> None:
     assert stopped == list(range(30, 40))
 
 
-@pytest.mark.parametrize("in_folds", [False, True])
-def test_ctrl_c_leaves_the_nets_that_there_are_but_in_folds(
-    in_folds: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, second = parts(300)
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The epochs in which Ctrl-C was pressed: one, the third or later."""
     sent: list[int] = []
 
     def look(limits: Limits, report: Any) -> None:
@@ -313,18 +333,28 @@ def test_ctrl_c_leaves_the_nets_that_there_are_but_in_folds(
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(Limits, "look", look)
-    long = FEW._replace(n_members=2, epochs=10**6)
-    if in_folds:
-        with (
-            pytest.warns(match="fit_many interrupted"),
-            pytest.raises(KeyboardInterrupt),
-        ):
-            trained(first, None, settings=long)
-    else:
-        with pytest.warns(match="fit_many interrupted"):
-            pack = trained(first, second, settings=long)
-        assert 1 <= len(pack.members) <= 2
-        assert np.isfinite(pack.predict(second.values)).all()
+    return sent
+
+
+LONG = FEW._replace(n_members=2, epochs=10**6)
+
+
+def test_ctrl_c_leaves_the_nets_that_there_are(sent: list[int]) -> None:
+    first, second = parts(300)
+    with pytest.warns(match="fit_many interrupted"):
+        pack = trained(first, second, settings=LONG)
+    assert 1 <= len(pack.members) <= 2
+    assert np.isfinite(pack.predict(second.values)).all()
+    assert len(sent) == 1
+
+
+def test_ctrl_c_in_folds_leaves_nothing(sent: list[int]) -> None:
+    first, _ = parts(300)
+    with (
+        pytest.warns(match="fit_many interrupted"),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        trained(first, None, settings=LONG)
     assert len(sent) == 1
 
 
@@ -344,32 +374,42 @@ def test_few_columns_have_many_pieces(n_numeric: int, expected: list[int]) -> No
     assert bins == expected
 
 
-def test_every_other_net_has_integers_as_levels_and_for_many_classes_no_statistics() -> (
-    None
-):
+@pytest.mark.parametrize(("n_classes", "expected"), [(9, [8, 8]), (10, [8, None, 8])])
+def test_for_many_classes_a_net_has_no_statistics(
+    n_classes: int, expected: list[int | None]
+) -> None:
+    encodings = encodings_for(table_of(11, 100), n_classes).values()
+    assert [each.target_levels for each in encodings] == expected
+
+
+def test_every_other_net_has_integers_as_levels() -> None:
     values = table_of(11, 100)
-    few, many = (
-        [each.target_levels for each in encodings_for(values, n).values()]
-        for n in (9, 10)
-    )
-    assert few == [8, 8]
-    assert many == [8, None, 8]
     values.numbers[:, 4] = np.arange(100) % 20
     first, second, _ = encodings_for(values).items()
-    assert (first[1].max_integers, second[1].max_integers) == (None, 64)
+    assert first[1].max_integers is None
+    assert second[1].max_integers == 64
     assert second[0] == "piecewise linear, integers as levels"
     wide = values._replace(numbers=np.tile(values.numbers, 12))
     assert len(encodings_for(wide)) == 2
 
 
-def test_pieces_by_the_number_of_columns_and_presets() -> None:
+def test_very_many_columns_have_no_pieces() -> None:
     (encoding,) = encodings_for(table_of(5000)).values()
     assert encoding.embedding == "none"
+
+
+def test_the_fast_preset_has_every_encoding() -> None:
     names = tuple(encodings_for(table_of(5)))
     recipes = draw(PRESETS["fast"].n_members, 0, names)
     assert {recipe.encoding for recipe in recipes} == {*names}
     assert any(recipe.l1 for recipe in recipes)
+
+
+def test_the_balanced_preset_has_the_first_kinds() -> None:
     assert PRESETS["balanced"].n_members == len(FIRST)
+
+
+def test_a_linear_model_is_among_the_first_draws() -> None:
     depths = [len(recipe.hidden) for recipe in draw(6, 0, NAMES)]
     assert 0 in depths
     assert 1 in depths
@@ -382,8 +422,9 @@ NAMES = ("steps", "plain")
 def test_plain_nets_alone_have_columns_without_pieces(n: int) -> None:
     encodings = encodings_for(table_of(11))
     assert encodings[SCALED].embedding == "none"
-    plain = [r.number for r in draw(n, 0, (*NAMES, SCALED)) if r.encoding == SCALED]
-    assert plain == [5]
+    recipes = draw(n, 0, (*NAMES, SCALED))
+    plain = [recipe for recipe in recipes if recipe.encoding == SCALED]
+    assert [recipe.number for recipe in plain] == [5]
     assert SCALED not in {recipe.encoding for recipe in draw(n, 0, NAMES)}
 
 
@@ -414,28 +455,36 @@ def test_each_bag_selects_from_the_core_once_more() -> None:
     y = g.normal(size=40)
     candidates = [y + g.normal(size=40) for _ in range(6)]
     core = [1, 4]
-    options: dict[str, Any] = {"loss": partial(loss_of, y), "n_rows": 40}
-    every, both = (
-        bagged(candidates, generator=np.random.default_rng(1), core=chosen, **options)
-        for chosen in ((), core)
-    )
-    among = [candidates[i] for i in core]
-    alone = bagged(among, generator=np.random.default_rng(1), **options)
-    expected = every.weights / 2
-    expected[core] += alone.weights / 2
-    np.testing.assert_allclose(both.weights, expected, atol=1e-12)
-    assert not np.allclose(both.weights, every.weights)
+
+    def select(among: Any, **options: Any) -> Array:
+        generator = np.random.default_rng(1)
+        return bagged(among, partial(loss_of, y), 40, generator, **options).weights
+
+    every = select(candidates)
+    both = select(candidates, core=core)
+    of_core = select([candidates[i] for i in core])
+    expected = every / 2
+    expected[core] += of_core / 2
+    np.testing.assert_allclose(both, expected, atol=1e-12)
+    assert not np.allclose(both, every)
 
 
-def test_draws_are_those_of_their_seed_and_kind() -> None:
+def test_draws_are_those_of_their_seed() -> None:
     assert draw(20, 7, NAMES) == draw(20, 7, NAMES)
     for n in (1, 5, 13):
         assert draw(n, 3, NAMES) == draw(40, 3, NAMES)[:n]
-    first, second = draw(20, 7, NAMES), draw(20, 8, NAMES)
-    assert not any(a.seed == b.seed for a, b in zip(first, second, strict=True))
+    seeds = [recipe.seed for recipe in draw(20, 7, NAMES)]
+    others = [recipe.seed for recipe in draw(20, 8, NAMES)]
+    assert not np.equal(seeds, others).any()
+
+
+def test_draws_begin_with_the_first_kinds() -> None:
     numbers = [recipe.number for recipe in draw(PRESETS["best"].n_members, 0, NAMES)]
     later = [10, 11, 12, 14, 17, 20, 21, 22, 24, 27, 30]
     assert numbers == [*FIRST, *later]
+
+
+def test_draws_are_in_the_ranges_of_their_kind() -> None:
     for recipe in draw(40 * len(NET_KINDS), 0, NAMES):
         kind = NET_KINDS[recipe.number % len(NET_KINDS)]
         factor = 1 + recipe.number // len(NET_KINDS) % 2
@@ -447,16 +496,28 @@ def test_draws_are_those_of_their_seed_and_kind() -> None:
         assert kind.penalties[0] <= recipe.l1 <= kind.penalties[1]
 
 
-def test_large_tables_have_fewer_nets_and_larger_batches() -> None:
-    few = TabularMLPClassifier(n_members=7, preset="fast")
-    alone = TabularMLPClassifier(preset="fast")
-    assert [alone._settings(n).n_members for n in (LARGE - 1, LARGE)] == [6, 2]
-    assert few._settings(LARGE).n_members == 7
+def test_large_tables_have_fewer_nets() -> None:
+    few = TabularMLPClassifier(preset="fast")
+    assert [few._settings(n).n_members for n in (LARGE - 1, LARGE)] == [6, 2]
+    asked = TabularMLPClassifier(n_members=7, preset="fast")
+    assert asked._settings(LARGE).n_members == 7
+
+
+def test_large_tables_have_larger_batches() -> None:
     sizes = [batch_size_of(n) for n in (LARGE - 1, LARGE, 200_000, 1_000_000)]
     assert sizes == [256, 256, 512, 1024]
+
+
+def test_large_tables_have_two_draws_of_their_own() -> None:
     first, second = draw(2, 0, NAMES, LARGE)
-    assert (first.activation, first.dropout, second.l1 > 0) == ("silu", 0, True)
+    assert first.activation == "silu"
+    assert first.dropout == 0
+    assert second.l1 > 0
     assert draw(10, 0, NAMES, LARGE - 1) == draw(10, 0, NAMES)
+
+
+def test_the_decay_of_weights_falls_with_the_number_of_rows() -> None:
+    _, second = draw(2, 0, NAMES, LARGE)
     values, y = table(60)
     encoding = Encoding(n_bins=8).fit(values, y, "regression", np.random.default_rng(0))
     nets = net_settings(outputs_of("regression", y, None, 0, SQUARED), FEW)
@@ -496,12 +557,10 @@ def caruana(y: NDArray[Any], candidates: NDArray[Any], n_rounds: int) -> list[in
     chosen: list[int] = []
     history: list[tuple[float, list[int]]] = []
     for _ in range(n_rounds):
-        losses = [
-            loss_of(y, candidates[[*chosen, i]].mean(axis=0))
-            for i in range(len(candidates))
-        ]
-        best = min(range(len(candidates)), key=lambda i: losses[i])
-        chosen = [*chosen, best]
+        further = [[*chosen, i] for i in range(len(candidates))]
+        losses = [loss_of(y, candidates[each].mean(axis=0)) for each in further]
+        best = int(np.argmin(losses))
+        chosen = further[best]
         history.append((losses[best], chosen))
     return min(history, key=lambda pair: pair[0])[1]
 
@@ -517,18 +576,22 @@ def test_of_rounds_that_are_equal_the_first_is_the_ensemble() -> None:
     assert selection.weights.tolist() == [0, 1]
 
 
-def test_bags_spread_the_weights_and_few_may_remain() -> None:
+def test_bags_spread_the_weights() -> None:
     y, candidates = candidates_of(6)
     one = greedy(candidates, partial(loss_of, y))
     many = bags(y, candidates)
     assert np.count_nonzero(many.weights) >= np.count_nonzero(one.weights)
     assert many.weights.sum() == pytest.approx(1)
+
+
+def test_few_candidates_may_remain() -> None:
+    y, candidates = candidates_of(6)
+    many = bags(y, candidates)
     few = bags(y, candidates, max_members=2)
     kept = np.sort(np.argsort(-many.weights)[:2])
     np.testing.assert_array_equal(np.flatnonzero(few.weights), kept)
-    np.testing.assert_allclose(
-        few.weights[kept], many.weights[kept] / many.weights[kept].sum()
-    )
+    expected = many.weights[kept] / many.weights[kept].sum()
+    np.testing.assert_allclose(few.weights[kept], expected)
     assert few.loss == pytest.approx(loss_of(y, few.weights @ candidates))
 
 
@@ -539,9 +602,8 @@ def test_candidates_of_a_small_weight_are_left_out() -> None:
     heavy = every * np.count_nonzero(every) >= least
     assert np.count_nonzero(every) > np.count_nonzero(heavy) > 1
     kept = bags(y, candidates, least=least)
-    np.testing.assert_allclose(
-        kept.weights, np.where(heavy, every, 0) / every[heavy].sum()
-    )
+    expected = np.where(heavy, every, 0) / every[heavy].sum()
+    np.testing.assert_allclose(kept.weights, expected)
     assert kept.loss == pytest.approx(loss_of(y, kept.weights @ candidates))
 
 
@@ -557,13 +619,14 @@ def test_it_is_caruanas_selection(seed: int) -> None:
     )
 
 
-def test_float32_and_numbers_that_are_none_in_a_selection() -> None:
+def test_candidates_of_float32_are_added_in_float64() -> None:
     y, candidates = candidates_of(3)
     single = np.asarray(candidates, np.float32)
-    one, other = (
-        greedy(each, partial(loss_of, y)) for each in (single, single.astype(float))
-    )
-    assert one.loss == other.loss
+    loss = partial(loss_of, y)
+    assert greedy(single, loss).loss == greedy(single.astype(float), loss).loss
+
+
+def test_candidates_of_no_number_are_left_out() -> None:
     y, candidates = candidates_of(2, n=3)
     candidates[0] = np.nan
     result = greedy(candidates, partial(loss_of, y))
@@ -586,25 +649,29 @@ def bags(
     return bagged(candidates, loss, len(y), np.random.default_rng(seed), **settings)
 
 
-def test_bags_have_their_seed_their_rows_and_the_best() -> None:
+def test_bags_have_the_best_alone() -> None:
     y, candidates = candidates_of(4)
     candidates[3] = y + 1e-6
     result = bags(y, candidates)
     np.testing.assert_array_equal(result.weights, np.eye(len(candidates))[3])
     assert result.loss == pytest.approx(1e-6)
+
+
+def test_bags_are_those_of_their_seed() -> None:
     y, candidates = candidates_of(6)
-    np.testing.assert_array_equal(
-        bags(y, candidates).weights, bags(y, candidates).weights
-    )
-    assert (bags(y, candidates, 1).weights != bags(y, candidates).weights).any()
+    expected = bags(y, candidates).weights
+    np.testing.assert_array_equal(bags(y, candidates).weights, expected)
+    assert (bags(y, candidates, 1).weights != expected).any()
+
+
+def test_bags_leave_out_rows_of_weight_0() -> None:
     y, candidates = candidates_of(6)
     weight = np.repeat([1.0, 0.0], 30)
     far = y.copy()
     far[30:] += 100
     result = bags(far, candidates, weight=weight)
-    np.testing.assert_array_equal(
-        result.weights, bags(y, candidates, weight=weight).weights
-    )
+    expected = bags(y, candidates, weight=weight).weights
+    np.testing.assert_array_equal(result.weights, expected)
     assert result.loss < 2
 
 
@@ -615,9 +682,8 @@ def test_equal_weights_of_those_that_do_best_by_themselves(most: int | None) -> 
     weight = np.random.default_rng(1).uniform(size=len(y))
     loss = partial(loss_of, y)
     result = equal(candidates, loss, weight=weight, max_members=most)
-    losses = [
-        np.inf if i == 2 else loss(one, weight) for i, one in enumerate(candidates)
-    ]
+    losses = [loss(one, weight) for one in candidates]
+    losses[2] = np.inf
     best = np.argsort(losses)[: most or 5]
     expected = np.zeros(6)
     expected[best] = 1 / len(best)
@@ -637,13 +703,17 @@ def test_classes_are_dealt_out_evenly(n_folds: int) -> None:
     assert np.ptp(np.bincount(folds, minlength=n_folds)) <= 1
 
 
-def test_folds_of_numbers_and_of_equal_rows() -> None:
+def test_folds_of_numbers_are_alike() -> None:
     y = np.random.default_rng(1).normal(size=500)
     folds = folds_of(y, 5, np.random.default_rng(0))
     means = [y[folds == k].mean() for k in range(5)]
     assert np.ptp(means) < 0.1
+
+
+def test_folds_of_equal_rows_are_drawn() -> None:
     y = np.zeros(100, np.int64)
-    first, second = (folds_of(y, 5, np.random.default_rng(seed)) for seed in range(2))
+    first = folds_of(y, 5, np.random.default_rng(0))
+    second = folds_of(y, 5, np.random.default_rng(1))
     assert (first != second).any()
 
 
@@ -707,7 +777,7 @@ def test_threads_share_the_strips(n_threads: int) -> None:
 
 
 @pytest.mark.parametrize("n_threads", [2], indirect=True)
-def test_warnings_and_errors_come_through(n_threads: int) -> None:
+def test_warnings_of_strips_come_through(n_threads: int) -> None:
     def tell(rows: slice) -> Any:
         warn(f"from {rows.start}", UserWarning)
 
@@ -716,6 +786,9 @@ def test_warnings_and_errors_come_through(n_threads: int) -> None:
         in_strips(2 * CHUNK, tell)
     assert [str(each.message) for each in caught] == ["from 0", f"from {CHUNK}"]
 
+
+@pytest.mark.parametrize("n_threads", [2], indirect=True)
+def test_errors_of_strips_come_through(n_threads: int) -> None:
     def fail(rows: slice) -> Any:
         raise LookupError(f"at {rows.start}")
 
@@ -775,7 +848,9 @@ LABELS: list[tuple[Any, list[Any]]] = [
 
 
 @pytest.mark.parametrize(("y", "classes"), LABELS)
-def test_labels_and_their_places(y: Any, classes: list[Any]) -> None:
+def test_places_of_labels_are_those_of_their_classes(
+    y: Any, classes: list[Any]
+) -> None:
     result, places = fit_arguments.classes_in(y, 3, "fit")
     assert result.tolist() == classes
     assert (result[places] == np.asarray(y)).all()
@@ -839,25 +914,34 @@ def test_a_function_is_a_score() -> None:
 
     result = score_of(most, "binary", np.array(["no", "yes"]), "fit")
     assert result is not None
-    assert (
-        result(np.array([0, 1]), np.array([[0.9, 0.1], [0.8, 0.2]]), np.ones(2)) == 1.0
-    )
+    p = np.array([[0.9, 0.1], [0.8, 0.2]])
+    assert result(np.array([0, 1]), p, np.ones(2)) == 1.0
+
+
+def test_the_score_of_the_loss_is_no_further_one() -> None:
     assert score_of("neg_log_loss", "binary", np.array([0, 1]), "fit") is None
 
 
-def test_further_members_see_a_matrix_and_may_lack_classes() -> None:
-    values = Values(
-        np.array([[1.0], [np.nan], [3.0]]), np.array([[0], [-1], [2]], np.int32)
-    )
-    np.testing.assert_array_equal(
-        extras.matrix(values), [[1, 0], [np.nan, np.nan], [3, 2]]
-    )
-    part = TableRows(values, np.array([0, 2, 2]), np.array([1.0, 2.0, 1.0]))
-    # With other seeds the trees of scikit-learn 1.7 do not split these rows.
-    tree = [("tree", DecisionTreeClassifier(random_state=2))]
-    (result,) = extras.fitted(tree, part, part, n_classes=3)
-    np.testing.assert_array_equal(result.predictions, np.eye(3)[part.y])
-    of_rows = drawn(part.y, 3, 0)
-    (folds,) = extras.fitted(tree, part, None, n_classes=3, folds=of_rows)
+THREE = Values(np.array([[1.0], [np.nan], [3.0]]), np.array([[0], [-1], [2]], np.int32))
+ROWS_OF_THREE = TableRows(THREE, np.array([0, 2, 2]), np.array([1.0, 2.0, 1.0]))
+# With other seeds the trees of scikit-learn 1.7 do not split these rows.
+TREE = [("tree", DecisionTreeClassifier(random_state=2))]
+
+
+def test_further_members_see_a_matrix() -> None:
+    expected = [[1, 0], [np.nan, np.nan], [3, 2]]
+    np.testing.assert_array_equal(extras.matrix(THREE), expected)
+
+
+def test_further_members_may_lack_classes() -> None:
+    rows = ROWS_OF_THREE
+    (result,) = extras.fitted(TREE, rows, rows, n_classes=3)
+    np.testing.assert_array_equal(result.predictions, np.eye(3)[rows.y])
+
+
+def test_further_members_may_lack_classes_in_folds() -> None:
+    rows = ROWS_OF_THREE
+    of_rows = drawn(rows.y, 3, 0)
+    (folds,) = extras.fitted(TREE, rows, None, n_classes=3, folds=of_rows)
     assert folds.predictions.shape == (3, 3)
     np.testing.assert_allclose(folds.predictions.sum(axis=1), 1)
