@@ -162,23 +162,22 @@ def test_content_that_is_no_model(
         fastmlp.load(path)
 
 
-@pytest.mark.slow
-def test_places_of_columns_are_compared_with_the_table(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", [4, 6 * 10**7, 2**62])
+@pytest.mark.parametrize(
+    "name", ["scaled", "missing", "statistics", "pairs", "pieces", "levels"]
+)
+def test_places_of_columns_are_compared_with_the_table(
+    name: str, place: int, path: Path
+) -> None:
     content = files.read(GOLDEN / "2-tabular-pairs.safetensors")
-    damaged: list[tuple[Path, str]] = []
-    for name in ("scaled", "missing", "statistics", "pairs", "pieces", "levels"):
-        columns = f"pack.encodings.0.{name}.columns"
-        for place in (4, 6 * 10**7, 2**62):
-            damaged.append((tmp_path / f"{len(damaged)}.safetensors", name))
-            arrays = {**content.arrays, columns: content.arrays[columns] + place}
-            files.write(damaged[-1][0], content._replace(arrays=arrays))
+    columns = f"pack.encodings.0.{name}.columns"
+    arrays = {**content.arrays, columns: content.arrays[columns] + place}
+    files.write(path, content._replace(arrays=arrays))
 
     def load() -> None:
-        for path, name in damaged:
-            with pytest.raises(
-                FileError, match=f"{name}.columns beyond the columns of the table"
-            ):
-                fastmlp.load(path)
+        words = f"{name}.columns beyond the columns of the table"
+        with pytest.raises(FileError, match=words):
+            fastmlp.load(path)
 
     assert peak_of(load) < 1e6
 
@@ -216,24 +215,31 @@ def test_threads_are_those_of_load(path: Path) -> None:
         assert type(loaded) in (TabularMLPClassifier, TabularMLPRegressor)
 
 
-def test_residuals_must_ascend_and_weights_be_theirs(tmp_path: Path) -> None:
-    content = files.read(GOLDEN / "2-tabular-regressor.safetensors")
-    residuals = content.arrays["pack.residuals"]
-    wrong: list[tuple[dict[str, Any], str]] = [
-        ({"pack.residuals": residuals[::-1].copy()}, "ascend")
-    ]
-    for weights in (np.ones(len(residuals) - 1), np.full(len(residuals), -1.0)):
-        wrong.append(
-            (
-                {"pack.row_weights": weights},
-                "row_weights must be those of the residuals",
-            )
-        )
-    for arrays, words in wrong:
-        path = tmp_path / "model.safetensors"
-        files.write(path, content._replace(arrays={**content.arrays, **arrays}))
-        with pytest.raises(FileError, match=words):
-            fastmlp.load(path)
+OF_NUMBERS = files.read(GOLDEN / "2-tabular-regressor.safetensors")
+RESIDUALS = OF_NUMBERS.arrays["pack.residuals"]
+
+
+def write_with(name: str, array: Any, path: Path) -> None:
+    arrays = {**OF_NUMBERS.arrays, name: array}
+    files.write(path, OF_NUMBERS._replace(arrays=arrays))
+
+
+def test_residuals_must_ascend(path: Path) -> None:
+    write_with("pack.residuals", RESIDUALS[::-1].copy(), path)
+    with pytest.raises(FileError, match="ascend"):
+        fastmlp.load(path)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [np.ones(len(RESIDUALS) - 1), np.full(len(RESIDUALS), -1.0)],
+    ids=["one less", "below 0"],
+)
+def test_weights_of_rows_must_be_those_of_residuals(weights: Any, path: Path) -> None:
+    write_with("pack.row_weights", weights, path)
+    words = "row_weights must be those of the residuals"
+    with pytest.raises(FileError, match=words):
+        fastmlp.load(path)
 
 
 WARNED = "ignore:.*one class|.*rows to validate|.*above the ensemble"
@@ -269,7 +275,7 @@ def assert_same(one: Any, other: Any, frame: pd.DataFrame) -> None:
 @needs_compiler
 @pytest.mark.usefixtures("small")
 @pytest.mark.filterwarnings(WARNED)
-def test_every_drawn_schema_and_encoding(soak: bool, tmp_path: Path) -> None:
+def test_every_drawn_model_comes_back(soak: bool, tmp_path: Path) -> None:
     for seed in range(600 if soak else 50):
         model, frame = untrained(seed)
         assert_same(model, reloaded(model, tmp_path / "model.safetensors"), frame)

@@ -66,7 +66,10 @@ def test_weights_of_two_classes_are_the_best_of_all_steps(
     score = LabelScore(name)
     # Each row stands twice, with its probability of each class.
     y = np.repeat([0, 1], len(p))
-    twice = (p if weight is None else p * weight[:, None]).T.ravel()
+    shares = p
+    if weight is not None:
+        shares = p * weight[:, None]
+    twice = shares.T.ravel()
 
     def expected(second: float) -> float:
         return score(y, np.tile(p * [1, second], (2, 1)), twice)
@@ -132,18 +135,35 @@ def test_the_score_is_that_of_the_labels() -> None:
 
 
 @needs_compiler
-def test_weights_go_with_copies_and_files(tmp_path: Path) -> None:
+def test_weights_go_with_a_pickle() -> None:
+    model, X, _ = decided()
+    copy = pickle.loads(pickle.dumps(model))
+    assert (copy.decision_weights_ == model.decision_weights_).all()
+    assert (copy.predict(X) == model.predict(X)).all()
+
+
+@needs_compiler
+def test_weights_go_with_a_file(tmp_path: Path) -> None:
+    model, X, _ = decided()
+    loaded = reloaded(model, tmp_path / "m")
+    assert (loaded.decision_weights_ == model.decision_weights_).all()
+    assert (loaded.predict(X) == model.predict(X)).all()
+
+
+@needs_compiler
+def test_weights_are_learned_again_by_a_clone() -> None:
     model, X, y = decided()
-    others = [
-        pickle.loads(pickle.dumps(model)),
-        reloaded(model, tmp_path / "m"),
-        clone(model).fit(X, y, X_val=X, y_val=y),
-        clone(model).set_params(refit=True).fit(X, y, X_val=X, y_val=y),
-    ]
-    for other in others:
-        assert (other.decision_weights_ == model.decision_weights_).all()
-    expected = model.predict(X)
-    assert all((other.predict(X) == expected).all() for other in others[:3])
+    again = clone(model).fit(X, y, X_val=X, y_val=y)
+    assert (again.decision_weights_ == model.decision_weights_).all()
+    assert (again.predict(X) == model.predict(X)).all()
+
+
+@needs_compiler
+def test_weights_stay_after_a_refit() -> None:
+    model, X, y = decided()
+    refitted = clone(model).set_params(refit=True)
+    refitted.fit(X, y, X_val=X, y_val=y)
+    assert (refitted.decision_weights_ == model.decision_weights_).all()
 
 
 @needs_compiler
@@ -186,23 +206,45 @@ def test_wrong_weights_in_a_file(weights: Any, tmp_path: Path) -> None:
         fastmlp.load(path)
 
 
-@needs_compiler
-def test_commands_label_and_score_by_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table and a model of it, which the command has trained for a score of labels."""
+    folder = tmp_path_factory.mktemp("commands")
     _, X, y = decided()
-    X.assign(y=y).to_csv("a.csv", index=False)
+    X.assign(y=y).to_csv(folder / "a.csv", index=False)
     train = ["train", "a.csv", "--target", "y", "--preset", "fast", "--epochs", "8"]
-    assert main([*train, "--scoring", "f1_macro"]) == 0
-    model = fastmlp.load("model.safetensors")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main([*train, "--scoring", "f1_macro"]) == 0
+    return folder
+
+
+@needs_compiler
+def test_the_command_trains_for_a_score_of_labels(folder: Path) -> None:
+    model = fastmlp.load(folder / "model.safetensors")
     assert model.scoring == "f1_macro"
     assert (model.decision_weights_ != 1).any()
-    capsys.readouterr()
-    assert main(["predict", "model.safetensors", "a.csv"]) == 0
+
+
+@needs_compiler
+def test_the_command_labels_by_weights(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(folder / "model.safetensors")
+    _, X, _ = decided()
+    assert main(["predict", path, str(folder / "a.csv")]) == 0
     told = [*map(int, capsys.readouterr().out.split()[1:])]
-    assert told == model.predict(X).tolist()
+    assert told == fastmlp.load(path).predict(X).tolist()
+
+
+@needs_compiler
+def test_the_command_scores_by_weights(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(folder / "model.safetensors")
+    _, X, y = decided()
+    model = fastmlp.load(path)
     asked = ["--metric", "f1", "--json"]
-    assert main(["score", "model.safetensors", "a.csv", *asked]) == 0
+    assert main(["score", path, str(folder / "a.csv"), *asked]) == 0
     scores = json.loads(capsys.readouterr().out)
     assert scores["f1"] == pytest.approx(f1_score(y, model.predict(X)))

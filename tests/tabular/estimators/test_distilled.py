@@ -20,6 +20,8 @@ pytestmark = [
 
 X, Y = drawn()
 LABELS = labels()
+# One row at many ages.
+AGES = pd.concat([X[:1]] * 50).assign(age=np.linspace(0, 120, 50))
 
 
 @pytest.fixture(autouse=True)
@@ -28,26 +30,33 @@ def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fitting, "FEWEST_DRAWN", 600)
 
 
+def outputs(model: Any, frame: pd.DataFrame) -> Any:
+    """Probabilities of classes, or numbers."""
+    return getattr(model, "predict_proba", model.predict)(frame)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_one_net_learns_what_an_ensemble_predicts(seed: int) -> None:
     frame, y, task = table_of(seed, 150)
-    kind: Any = TabularMLPRegressor if task == "regression" else TabularMLPClassifier
+    kind: Any = TabularMLPClassifier
+    if task == "regression":
+        kind = TabularMLPRegressor
     model = kind(n_members=3, max_iter=20, cv=2, random_state=seed).fit(frame, y)
     small = model.distilled(frame)
-    method = "predict" if task == "regression" else "predict_proba"
     assert type(small) is type(model)
     assert len(small.members_) == 1
     assert small.get_params() == model.get_params()
+    result = outputs(small, frame)
+    expected = outputs(model, frame)
+    away = np.sqrt(np.mean((result - expected) ** 2))
+    assert away < 0.5 * expected.std() + 0.02
     report = small.training_["distilled"]
-    away = getattr(small, method)(frame) - getattr(model, method)(frame)
-    spread = getattr(model, method)(frame).std()
-    assert np.sqrt(np.mean(away**2)) < 0.5 * spread + 0.02
     assert report["loss"] == -small.validation_score_
     assert report["ensemble_loss"] == pytest.approx(-_score(model, frame, y), rel=1e-6)
     assert f"loss {report['loss']:.4g}" in small.summary()
     again = model.set_params(n_jobs=1).distilled(frame)
-    assert np.array_equal(getattr(again, method)(frame), getattr(small, method)(frame))
+    assert np.array_equal(outputs(again, frame), result)
 
 
 def test_a_net_that_loses_too_much_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,56 +73,66 @@ def test_a_net_that_loses_too_much_is_told(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["number", "three classes", "rising"])
 def test_one_net_learns_what_trees_alone_predict(case: str) -> None:
-    kind: Any = TabularMLPClassifier if case == "three classes" else TabularMLPRegressor
-    y = LABELS if kind is TabularMLPClassifier else Y
-    signs = {"age": 1}
-    model = kind(
-        **FEW,
-        trees=True,
-        ensemble="best",
-        monotonic_cst=signs if case == "rising" else None,
-    )
-    model.set_params(max_iter=1).fit(X, y, X_val=X, y_val=y)
+    settings: dict[str, Any] = {**FEW, "max_iter": 1, "trees": True, "ensemble": "best"}
+    kind: Any = TabularMLPRegressor
+    y = Y
+    if case == "three classes":
+        kind = TabularMLPClassifier
+        y = LABELS
+    elif case == "rising":
+        settings["monotonic_cst"] = {"age": 1}
+    model = kind(**settings).fit(X, y, X_val=X, y_val=y)
     assert not model.members_
     small = model.distilled(X)
     assert [*small.weights_] == [1.0]
-    method = "predict" if y is Y else "predict_proba"
-    result, expected = (getattr(one, method)(X).ravel() for one in (small, model))
+    result = outputs(small, X).ravel()
+    expected = outputs(model, X).ravel()
     assert np.corrcoef(result, expected)[0, 1] > 0.9
     if case == "rising":
-        ages = pd.concat([X[:1]] * 50).assign(age=np.linspace(0, 120, 50))
-        assert (np.diff(small.predict(ages)) >= 0).all()
+        assert (np.diff(small.predict(AGES)) >= 0).all()
 
 
-@pytest.mark.slow
-def test_promises_of_one_net_are_those_of_rows_that_no_net_has_seen() -> None:
-    """Rows of a group are alike:
-    with others of it in training errors are much smaller.
+MANY: dict[str, Any] = {**FEW, "max_iter": 30, "cv": 3}
+
+
+def in_groups() -> tuple[Any, Any, Any]:
+    """Rows, numbers and groups; rows of a group are alike.
+
+    With others of it in training errors are much smaller.
     """
     g = np.random.default_rng(0)
     groups = np.repeat(np.arange(30), 6)
     rows = g.normal(size=(30, 3))[groups] + 0.01 * g.normal(size=(180, 3))
     y = g.normal(size=30)[groups] + 0.1 * g.normal(size=180)
-    many: dict[str, Any] = {**FEW, "max_iter": 30, "cv": 3}
-    model = TabularMLPRegressor(**many).fit(rows, y, groups=groups)
+    return rows, y, groups
+
+
+def width(model: Any, rows: Any) -> float:
+    return float(np.diff(model.predict_interval(rows, 0.8)).mean())
+
+
+@pytest.mark.slow
+def test_intervals_of_one_net_are_those_of_rows_that_no_net_has_seen() -> None:
+    rows, y, groups = in_groups()
+    model = TabularMLPRegressor(**MANY).fit(rows, y, groups=groups)
     small = model.distilled(rows)
-    width, *others = (
-        np.diff(one.predict_interval(rows, 0.8)).mean()
-        for one in (model, small, small.distilled(rows))
-    )
-    assert min(others) > 0.9 * width
+    assert width(small, rows) > 0.9 * width(model, rows)
+    assert width(small.distilled(rows), rows) > 0.9 * width(model, rows)
     with pytest.raises(ValueError, match="there were 180; train on more rows, or use"):
         small.predict_interval(rows, 0.995)
-    chosen = TabularMLPClassifier(**many, refit=True).fit(rows, y > 0, groups=groups)
-    size, other = (
-        one.predict_set(rows, 0.8).sum() for one in (chosen, chosen.distilled(rows))
-    )
-    assert other > 0.9 * size
+
+
+@pytest.mark.slow
+def test_sets_of_one_net_are_those_of_rows_that_no_net_has_seen() -> None:
+    rows, y, groups = in_groups()
+    model = TabularMLPClassifier(**MANY, refit=True).fit(rows, y > 0, groups=groups)
+    size = model.predict_set(rows, 0.8).sum()
+    assert model.distilled(rows).predict_set(rows, 0.8).sum() > 0.9 * size
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", ["quantile", "gamma"])
-def test_nets_of_other_losses_and_of_rising_columns(loss: Any) -> None:
+def test_one_net_of_another_loss_keeps_its_order(loss: Any) -> None:
     y = np.exp(Y / 2)
     settings: dict[str, Any] = {
         **FEW,
@@ -129,21 +148,17 @@ def test_nets_of_other_losses_and_of_rising_columns(loss: Any) -> None:
     assert np.corrcoef(result, expected)[0, 1] > 0.9
     # A quantile is not missed on one side.
     assert abs(np.mean(result - expected)) < 0.1 * expected.std()
-    ages = pd.concat([X[:1]] * 50).assign(age=np.linspace(0, 120, 50))
-    assert (np.diff(small.predict(ages)) >= 0).all()
+    assert (np.diff(small.predict(AGES)) >= 0).all()
 
 
 def test_drawn_rows_are_of_near_rows() -> None:
     rng = np.random.default_rng(0)
     # Two groups far from each other; the last two numbers are parts of one date.
     group = rng.integers(2, size=500)
-    numbers = np.stack(
-        [10 * group + rng.random(500), 1.0 * group, -1.0 * group], axis=1
-    )
-    numbers[:, 1:] += np.arange(500)[:, None] / 1e4
-    values = Values(
-        numbers, np.stack([group, rng.integers(-1, 9, 500)], 1).astype(np.int32)
-    )
+    parts = np.outer(group, [1.0, -1.0]) + np.arange(500)[:, None] / 1e4
+    numbers = np.column_stack([10 * group + rng.random(500), parts])
+    codes = np.column_stack([group, rng.integers(-1, 9, 500)])
+    values = Values(numbers, codes.astype(np.int32))
     columns = np.array([0, 1, 1]), np.array([2, 3])
     drawn_rows = [*fitting.drawn(values, columns, 5000, np.random.default_rng(0))]
     assert [len(part.codes) for part in drawn_rows] == [4096, 904]
@@ -169,13 +184,8 @@ def test_a_model_from_a_file_takes_targets(tmp_path: Any) -> None:
 
 
 def _score(model: Any, frame: pd.DataFrame, y: Any) -> float:
-    if model.pack_.task == "regression":
-        places = y
-    else:
+    places = y
+    if model.pack_.task != "regression":
         places = np.searchsorted(model.classes_, y)
     scorer = Scorer(model.pack_.task, places)
-    if model.pack_.task == "regression":
-        method = "predict"
-    else:
-        method = "predict_proba"
-    return scorer.score_of(getattr(model, method)(frame))
+    return scorer.score_of(outputs(model, frame))

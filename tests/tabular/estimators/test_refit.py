@@ -38,17 +38,25 @@ def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_all_rows_are_trained_on(
     classes: bool, divided: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make: Any = TabularMLPClassifier if classes else TabularMLPRegressor
-    y, method = (LABELS, "predict_proba") if classes else (Y, "predict")
     monkeypatch.setattr("fastmlp.tabular.fit_arguments.ROWS_FOR_FOLDS", 100)
-    more: dict[str, Any] = (
-        {"X_val": X[90:], "y_val": y[90:]} if divided == "given" else {}
-    )
-    rows = X[:90] if more else X
-    weight = 1.0 + np.arange(len(rows)) % 3
-    settings: dict[str, Any] = {**FEW, "cv": 3 if divided == "folds" else None}
-    settings |= {"monotonic_cst": {"age": 1}} if not classes else {}
-    more |= {"X": rows, "y": y[: len(rows)], "sample_weight": weight}
+    settings: dict[str, Any] = dict(FEW)
+    if classes:
+        make: Any = TabularMLPClassifier
+        y = LABELS
+        method = "predict_proba"
+    else:
+        make = TabularMLPRegressor
+        y = Y
+        method = "predict"
+        settings["monotonic_cst"] = {"age": 1}
+    n = len(X)
+    more: dict[str, Any] = {}
+    if divided == "folds":
+        settings["cv"] = 3
+    elif divided == "given":
+        n = 90
+        more = {"X_val": X[n:], "y_val": y[n:]}
+    more |= {"X": X[:n], "y": y[:n], "sample_weight": 1.0 + np.arange(n) % 3}
     plain = make(**settings).fit(**more)
     model = clone(make(**settings, refit=True)).fit(**more)
     numbers = sorted({member.recipe.number for member in plain.members_})
@@ -69,27 +77,30 @@ def test_all_rows_within_a_time_limit(
 ) -> None:
     """With time enough the fit is that without a limit, else that without a refit."""
     g = np.random.default_rng(seed)
-    make, y = ((TabularMLPClassifier, LABELS), (TabularMLPRegressor, Y))[
-        int(g.integers(2))
-    ]
-    given: dict[str, Any] = (
-        {"X_val": X[:40], "y_val": y[:40]} if g.random() < 0.5 else {}
-    )
-    settings = {**FEW, "trees": bool(g.random() < 0.5), "cv": None if given else 2}
-    plain, whole, limited = (
-        make(**settings, **more).fit(X, y, **given)
-        for more in ({}, {"refit": True}, {"refit": True, "time_limit": 1e6})
-    )
+    make: Any = TabularMLPClassifier
+    y = LABELS
+    if g.integers(2):
+        make = TabularMLPRegressor
+        y = Y
+    settings: dict[str, Any] = {**FEW, "cv": 2}
+    given: dict[str, Any] = {}
+    if g.random() < 0.5:
+        settings["cv"] = None
+        given = {"X_val": X[:40], "y_val": y[:40]}
+    settings["trees"] = bool(g.random() < 0.5)
+    plain = make(**settings).fit(X, y, **given)
+    whole = make(**settings, refit=True).fit(X, y, **given)
+    limited = make(**settings, refit=True, time_limit=1e6).fit(X, y, **given)
     assert np.array_equal(limited.predict(X), whole.predict(X))
     assert limited.training_ == whole.training_
     assert len(limited.members_) < len(plain.members_) or given
     with pytest.MonkeyPatch.context() as patch:
         # The time ends between the selection and the refit.
         patch.setattr(Caller, "seconds", property(lambda caller: 1e9))
-        with pytest.warns(
-            match=r"fit: refit=True did not end within time_limit=1e\+06"
-        ):
-            late = make(**settings, refit=True, time_limit=1e6).fit(X, y, **given)
+        late = make(**settings, refit=True, time_limit=1e6)
+        words = r"fit: refit=True did not end within time_limit=1e\+06"
+        with pytest.warns(match=words):
+            late.fit(X, y, **given)
     assert np.array_equal(late.predict(X), plain.predict(X))
     assert late.training_ == plain.training_
 
