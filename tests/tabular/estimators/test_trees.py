@@ -60,54 +60,65 @@ def models_kept() -> Iterator[list[Any]]:
 
 
 def grown(seed: int) -> tuple[Any, BoostedTrees, Any]:
+    """scikit-learn's model, ours, and rows: those of training and new ones."""
     g = np.random.default_rng(seed)
-    n, n_numbers, n_levels = (
-        int(g.integers(*span)) for span in ((2, 500), (0, 4), (0, 4))
-    )
+    n = int(g.integers(2, 500))
+    n_numbers = int(g.integers(0, 4))
+    n_levels = int(g.integers(0, 4))
     n_numbers += not n_numbers + n_levels
     width = n_numbers + n_levels
     of_levels = np.arange(width) >= n_numbers
     most = int(g.choice([2, 9, 60, 255]))
-    rows = [
-        np.where(
-            of_levels, g.integers(0, top, (size, width)), g.normal(size=(size, width))
-        )
-        for size, top in ((n, most), (300, 300))
-    ]
-    for part in rows:
+
+    def drawn_rows(size: int, most: int) -> Any:
+        codes = g.integers(0, most, (size, width))
+        return np.where(of_levels, codes, g.normal(size=(size, width)))
+
+    known = drawn_rows(n, most)
+    new = drawn_rows(300, 300)
+    for part in (known, new):
         part[g.random(part.shape) < g.choice([0.0, 0.1])] = np.nan
     # Numbers of training: between them thresholds are others than scikit-learn's.
-    rows[1] = np.where(
-        of_levels, rows[1], g.permuted(np.resize(rows[0], (300, width)), axis=0)
-    )
-    y = np.nan_to_num(np.where(of_levels, rows[0] * 7 % 5, rows[0])).sum(1) + g.normal(
-        size=n
-    )
+    repeated = g.permuted(np.resize(known, (300, width)), axis=0)
+    new = np.where(of_levels, new, repeated)
+    effects = np.where(of_levels, known * 7 % 5, known)
+    y = np.nan_to_num(effects).sum(1) + g.normal(size=n)
     n_classes = int(g.choice([0, 2, 3]))
     if n_classes:
         y = np.argsort(np.argsort(y)) * n_classes // n
+    weight = None
+    if g.random() < 0.5:
+        weight = g.random(n)
     ours = BoostedTrees(classes=n_classes > 0, n_categories=n_levels, random_state=seed)
     with models_kept() as models:
-        ours.fit(rows[0], y, g.random(n) if g.random() < 0.5 else None)
-    return models[0], ours, np.concatenate(rows)
+        ours.fit(known, y, weight)
+    return models[0], ours, np.concatenate([known, new])
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_predictions_have_the_bits_of_scikit_learn(seed: int) -> None:
     model, ours, rows = grown(seed)
     np.testing.assert_array_equal(ours.predict_raw(rows), model._raw_predict(rows))
+    if ours.classes:
+        whole = ours.predict_proba(rows)
+        # exp is our own: it has the same bits on every machine.
+        np.testing.assert_allclose(whole, model.predict_proba(rows), rtol=4e-15)
+        np.testing.assert_array_equal(whole.argmax(axis=1), model.predict(rows))
+    else:
+        np.testing.assert_array_equal(ours.predict(rows), model.predict(rows))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_predictions_have_the_same_bits_in_every_layout(seed: int) -> None:
+    _, ours, rows = grown(seed)
+    predict = ours.predict
+    if ours.classes:
+        predict = ours.predict_proba
+    whole = predict(rows)
     wide = np.full((len(rows), 2 * rows.shape[1]), 7.0)
     wide[:, ::2] = rows
-    name = "predict_proba" if ours.classes else "predict"
-    whole = getattr(ours, name)(rows)
-    # exp is our own: it has the same bits on every machine.
-    np.testing.assert_allclose(
-        whole, getattr(model, name)(rows), rtol=4e-15 * ours.classes
-    )
     for part in (np.asfortranarray(rows), wide[:, ::2], rows[:1], rows[:0]):
-        np.testing.assert_array_equal(getattr(ours, name)(part), whole[: len(part)])
-    if ours.classes:
-        np.testing.assert_array_equal(whole.argmax(axis=1), model.predict(rows))
+        np.testing.assert_array_equal(predict(part), whole[: len(part)])
 
 
 @pytest.mark.slow
@@ -135,12 +146,12 @@ def test_rounded_rows_go_the_same_ways(seed: int) -> None:
 def test_thresholds_lie_between_training_values() -> None:
     """Also between two that are one number in float32, and beyond the largest one."""
     g = np.random.default_rng(0)
-    steps = [1e8 + g.integers(9, size=900), np.minimum(g.normal(size=900), 1.0)]
-    rows = np.stack([*steps, g.normal(size=900) * 1e300], axis=1)
-    rows[g.random(900) < 0.3, 1] = np.nan
-    ours = BoostedTrees().fit(
-        rows, np.isnan(rows[:, 1]) * 9 + rows[:, 0] % 2 + rows[:, 2] / 1e300
-    )
+    near = 1e8 + g.integers(9, size=900)
+    gaps = np.minimum(g.normal(size=900), 1.0)
+    huge = g.normal(size=900) * 1e300
+    gaps[g.random(900) < 0.3] = np.nan
+    rows = np.stack([near, gaps, huge], axis=1)
+    ours = BoostedTrees().fit(rows, np.isnan(gaps) * 9 + near % 2 + huge / 1e300)
     for j, column in enumerate(rows.T):
         ends = ours.numbers[ours.features == j]
         assert len(ends)
@@ -149,27 +160,46 @@ def test_thresholds_lie_between_training_values() -> None:
             assert ((column.min() < ends) & (ends < column.max())).all()
 
 
-def test_rows_to_validate_on_end_the_growth(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def rounds_60(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(boosted_trees, "ROUNDS", 60)
+
+
+def of_noise() -> TableRows:
     g = np.random.default_rng(0)
     values = Values(g.normal(size=(400, 2)), np.empty((400, 0), np.int32))
-    part = TableRows(values, g.normal(size=400))
-    first = part.take(np.arange(200))
-    second = part.take(np.arange(200, 400))
+    return TableRows(values, g.normal(size=400))
+
+
+FIRST = np.arange(200)
+SECOND = np.arange(200, 400)
+
+
+@pytest.mark.usefixtures("rounds_60")
+def test_rows_to_validate_on_end_the_growth() -> None:
+    part = of_noise()
+    first = part.take(FIRST)
     assert extras.fit(BoostedTrees(), first).rounds == 60
-    (alone,) = extras.fitted([("trees", BoostedTrees())], first, second, n_classes=0)
-    assert alone.estimator.rounds < 30
-    assert extras.fit(alone.estimator, part).rounds == alone.estimator.rounds
-    folds = [
-        (np.arange(200), np.arange(200, 400)),
-        (np.arange(200, 400), np.arange(200)),
-    ]
-    (both,) = extras.fitted(
-        [("trees", BoostedTrees())], part, None, n_classes=0, folds=folds
-    )
-    assert 10 < both.estimator.rounds < 30
-    many = np.arange(400) % 20
-    assert BoostedTrees(classes=True).fit(values.numbers, many).rounds == 40
+    trees = [("trees", BoostedTrees())]
+    (result,) = extras.fitted(trees, first, part.take(SECOND), n_classes=0)
+    rounds = result.estimator.rounds
+    assert rounds < 30
+    assert extras.fit(result.estimator, part).rounds == rounds
+
+
+@pytest.mark.usefixtures("rounds_60")
+def test_folds_end_the_growth() -> None:
+    trees = [("trees", BoostedTrees())]
+    folds = [(FIRST, SECOND), (SECOND, FIRST)]
+    (result,) = extras.fitted(trees, of_noise(), None, n_classes=0, folds=folds)
+    assert 10 < result.estimator.rounds < 30
+
+
+@pytest.mark.usefixtures("rounds_60")
+def test_many_classes_have_fewer_rounds() -> None:
+    numbers = of_noise().values.numbers
+    trees = BoostedTrees(classes=True).fit(numbers, np.arange(400) % 20)
+    assert trees.rounds == 40
 
 
 def of_unequal_classes(n: int) -> tuple[TableRows, TableRows]:
@@ -192,36 +222,36 @@ def test_trees_that_diverge_grow_again_at_half_the_rate() -> None:
         patch.setattr(boosted_trees, "EARLY", 0.25)
         model = extras.fit(BoostedTrees(classes=True), first, second)
         again = extras.fit(model, first)
-    losses = [
-        -Scorer("multiclass", second.y).score_of(
-            extras.answers(trees, second.values, 12)
-        )
-        for trees in (diverged, model)
-    ]
     assert diverged.rate == boosted_trees.LARGEST_RATE
     assert diverged.rounds < model.rounds
     assert model.rate in (0.1, 0.05)
-    assert losses[1] < losses[0]
+
+    def score_of(trees: BoostedTrees) -> float:
+        answers = extras.answers(trees, second.values, 12)
+        return Scorer("multiclass", second.y).score_of(answers)
+
+    assert score_of(model) > score_of(diverged)
     # A clone takes over the rate and the rounds.
-    assert (again.rate, again.rounds) == (model.rate, model.rounds)
+    assert again.rate == model.rate
+    assert again.rounds == model.rounds
 
 
 def test_trees_end_at_their_best_round(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(boosted_trees, "ROUNDS", 60)
     first, second = of_unequal_classes(400)
-    y, y_val = (rows.values.numbers[:, 0] ** 2 for rows in (first, second))
-    part = first._replace(y=y + first.y)
-    held_out = second._replace(y=y_val + second.y)
+    part = first._replace(y=first.values.numbers[:, 0] ** 2 + first.y)
+    held_out = second._replace(y=second.values.numbers[:, 0] ** 2 + second.y)
     ours = extras.fit(BoostedTrees(), part, held_out)
     model = HistGradientBoostingRegressor(
         learning_rate=0.05, max_iter=60, early_stopping=True
-    ).fit(part.values.numbers, part.y, X_val=held_out.values.numbers, y_val=held_out.y)
+    )
+    validation = {"X_val": held_out.values.numbers, "y_val": held_out.y}
+    model.fit(part.values.numbers, part.y, **validation)
     best = int(model.validation_score_.argmax())
     assert ours.rounds == best < model.n_iter_
     staged = [*model.staged_predict(part.values.numbers)]
-    np.testing.assert_array_equal(
-        extras.answers(ours, part.values, 0), staged[best - 1]
-    )
+    result = extras.answers(ours, part.values, 0)
+    np.testing.assert_array_equal(result, staged[best - 1])
 
 
 @pytest.mark.slow
@@ -243,12 +273,19 @@ def test_folds_share_the_rate_of_trees(monkeypatch: pytest.MonkeyPatch) -> None:
     assert both.estimator.rounds == round(np.mean(growth) / rates[-1])
 
 
-def test_strips_threads_and_presets_of_trees() -> None:
+def test_strips_of_many_rows_have_the_bits_of_scikit_learn() -> None:
     model, ours, rows = grown(1)
     many = np.tile(rows, (2 * ROWS_OF_ONE_THREAD // len(rows) + 1, 1))
     np.testing.assert_array_equal(ours.predict_raw(many), model._raw_predict(many))
+
+
+def test_rows_of_another_width_are_refused() -> None:
+    _, ours, rows = grown(1)
     with pytest.raises(ValueError, match="X must have"):
         ours.predict_raw(rows[:, 1:])
+
+
+def test_trees_have_the_same_bits_for_any_threads() -> None:
     g = np.random.default_rng(0)
     rows = g.normal(size=(3000, 2))
     y = g.normal(size=3000)
@@ -257,17 +294,17 @@ def test_strips_threads_and_presets_of_trees() -> None:
         with threadpool_limits(n_threads, user_api="openmp"):
             results.append(BoostedTrees().fit(rows, y).predict(rows))
     np.testing.assert_array_equal(*results)
-    presets: list[tuple[Any, bool]] = [
-        ("fast", False),
-        ("balanced", True),
-        ("best", True),
-    ]
-    for preset, trees_ in presets:
-        assert TabularMLPRegressor(preset=preset)._settings().trees is trees_
-        assert (
-            TabularMLPClassifier(preset=preset, trees=not trees_)._settings().trees
-            is not trees_
-        )
+
+
+@pytest.mark.parametrize(
+    ("preset", "trees"), [("fast", False), ("balanced", True), ("best", True)]
+)
+def test_presets_have_trees_unless_others_are_asked_for(
+    preset: Any, trees: bool
+) -> None:
+    assert TabularMLPRegressor(preset=preset)._settings().trees is trees
+    other = TabularMLPClassifier(preset=preset, trees=not trees)
+    assert other._settings().trees is not trees
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -281,27 +318,23 @@ def test_levels_about_the_most(seed: int, tmp_path: Path) -> None:
     age = g.normal(size=len(codes))
     frame = pd.DataFrame({"place": [f"place {k:03}" for k in codes], "age": age})
     y = g.normal(size=n_levels)[codes] + age
-    model = TabularMLPRegressor(**FEW, trees=True, ensemble="mean").set_params(
-        max_iter=1
-    )
+    settings: dict[str, Any] = {**FEW, "max_iter": 1}
+    model = TabularMLPRegressor(**settings, trees=True, ensemble="mean")
     with models_kept() as models:
         model.fit(frame, y, X_val=frame, y_val=y)
     rows = matrix(model.schema_.read(frame))
     assert np.nanmax(rows[:, 1]) == n_levels - 1
-    assert (models[0].is_categorical_ is not None) == (
-        n_levels <= boosted_trees.MOST_LEVELS
-    )
-    if n_levels > boosted_trees.MOST_LEVELS:
+    of_levels = models[0].is_categorical_ is not None
+    assert of_levels == (n_levels <= boosted_trees.MOST_LEVELS)
+    if not of_levels:
+        peer = HistGradientBoostingRegressor(categorical_features=[1], max_iter=1)
         with pytest.raises(ValueError, match="cardinality <= 255"):
-            HistGradientBoostingRegressor(categorical_features=[1], max_iter=1).fit(
-                rows, y
-            )
+            peer.fit(rows, y)
     new = pd.DataFrame({"place": [*frame["place"][:9], "elsewhere", None], "age": 0.5})
     fastmlp.save(model, tmp_path / "m.safetensors")
+    loaded = fastmlp.load(tmp_path / "m.safetensors")
     expected = model.predict(new)
-    assert np.array_equal(
-        fastmlp.load(tmp_path / "m.safetensors").predict(new), expected
-    )
+    assert np.array_equal(loaded.predict(new), expected)
     out = np.empty((11, 1))
     jit.predict(jit.compiled(model), model.codes(new), out)
     assert np.array_equal(out[:, 0], expected)
@@ -309,15 +342,15 @@ def test_levels_about_the_most(seed: int, tmp_path: Path) -> None:
 
 def test_fits_beside_the_nets_have_the_same_bits() -> None:
     def thread_of_fit(n_jobs: int) -> tuple[str, Any]:
+        model = TabularMLPRegressor(**FEW, cv=2, trees=True, n_jobs=n_jobs)
         with models_kept() as models:
-            model = TabularMLPRegressor(**FEW, cv=2, trees=True, n_jobs=n_jobs).fit(
-                X, Y
-            )
+            model.fit(X, Y)
         assert len(models) == 3
         assert len({each.thread for each in models}) == 1
         return models[0].thread, model
 
-    (main, one), (other, two) = thread_of_fit(1), thread_of_fit(2)
+    main, one = thread_of_fit(1)
+    other, two = thread_of_fit(2)
     assert main == threading.current_thread().name != other
     np.testing.assert_array_equal(one.predict(X), two.predict(X))
     np.testing.assert_array_equal(one.weights_, two.weights_)
@@ -362,50 +395,70 @@ IN_FILES: dict[str, tuple[Any, dict[str, Any]]] = {
 @pytest.mark.parametrize("case", IN_FILES)
 def test_files_have_the_bits(case: str, tmp_path: Path) -> None:
     y, validation = IN_FILES[case]
-    kind: Any = TabularMLPRegressor if y is Y else TabularMLPClassifier
+    kind: Any = TabularMLPClassifier
+    methods = ["predict", "predict_std", "predict_proba"]
+    if y is Y:
+        kind = TabularMLPRegressor
+        methods = ["predict", "predict_std"]
     cv = None if validation else 2
     model = kind(**FEW, cv=cv, trees=True, ensemble="mean").fit(X, y, **validation)
     assert [name for name, _ in model.extra_members_] == ["boosted trees"]
     (row,) = model.leaderboard_.query("member == 'boosted trees'").to_dict("records")
     assert 0 < row["fit_seconds"] < 60
     assert model.weights_[-1] > 0
-    fastmlp.save(model, tmp_path / "model.safetensors")
-    loaded = fastmlp.load(tmp_path / "model.safetensors")
-    for name in ("predict", "predict_std", *(["predict_proba"] if y is not Y else [])):
+    path = tmp_path / "model.safetensors"
+    fastmlp.save(model, path)
+    loaded = fastmlp.load(path)
+    for name in methods:
         np.testing.assert_array_equal(getattr(loaded, name)(X), getattr(model, name)(X))
     np.testing.assert_array_equal(loaded.weights_, model.weights_)
     assert loaded.trees is True
-    fastmlp.save(loaded, tmp_path / "again.safetensors")
-    assert (tmp_path / "again.safetensors").read_bytes() == (
-        tmp_path / "model.safetensors"
-    ).read_bytes()
+    again = tmp_path / "again.safetensors"
+    fastmlp.save(loaded, again)
+    assert again.read_bytes() == path.read_bytes()
 
 
-def test_trees_alone(tmp_path: Path) -> None:
-    model = TabularMLPRegressor(**FEW, trees=True, ensemble="best")
-    # Against nets of one epoch.
-    model.set_params(max_iter=1).fit(X, Y, X_val=X, y_val=Y)
+@pytest.fixture(scope="module")
+def of_trees() -> TabularMLPRegressor:
+    """An ensemble of trees: against nets of one epoch they are the best."""
+    settings: dict[str, Any] = {**FEW, "max_iter": 1}
+    model = TabularMLPRegressor(**settings, trees=True, ensemble="best")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(boosted_trees, "ROUNDS", 6)
+        model.fit(X, Y, X_val=X, y_val=Y)
     assert not model.members_
     assert model.weights_.tolist() == [1.0]
-    fastmlp.save(model, tmp_path / "model.safetensors")
+    return model
+
+
+def test_trees_alone_have_a_file(of_trees: TabularMLPRegressor, tmp_path: Path) -> None:
+    fastmlp.save(of_trees, tmp_path / "model.safetensors")
     loaded = fastmlp.load(tmp_path / "model.safetensors")
-    np.testing.assert_array_equal(loaded.predict(X), model.predict(X))
+    np.testing.assert_array_equal(loaded.predict(X), of_trees.predict(X))
     assert "boosted trees" in loaded.summary()
-    assert "0 nets, and boosted trees" in fastmlp.to_c(model)
-    attribution = fastmlp.shap_values(model, X[:5], X[:9])
+
+
+def test_trees_alone_are_exported_to_c(of_trees: TabularMLPRegressor) -> None:
+    assert "0 nets, and boosted trees" in fastmlp.to_c(of_trees)
+
+
+def test_trees_alone_have_shapley_values(of_trees: TabularMLPRegressor) -> None:
+    attribution = fastmlp.shap_values(of_trees, X[:5], X[:9])
     predicted = attribution.base + attribution.values.sum(axis=1)
-    np.testing.assert_allclose(predicted, model.predict(X[:5]), rtol=1e-12)
+    np.testing.assert_allclose(predicted, of_trees.predict(X[:5]), rtol=1e-12)
 
 
-def test_members_see_all_rows_and_constraints() -> None:
-    model = TabularMLPRegressor(**FEW, cv=2, trees=True, monotonic_cst={"age": -1}).fit(
-        X, Y
-    )
+def test_trees_keep_the_order_that_is_asked_for() -> None:
+    model = TabularMLPRegressor(**FEW, cv=2, trees=True, monotonic_cst={"age": -1})
+    model.fit(X, Y)
     ((_, ours),) = model.extra_members_
     assert ours.monotonic_cst == [-1, 0, 0, 0]
     rows = np.zeros((60, 4))
     rows[:, 0] = np.linspace(10, 99, 60)
     assert (np.diff(ours.predict(rows)) <= 0).all()
+
+
+def test_a_refit_of_members_sees_all_rows() -> None:
     tree = DecisionTreeRegressor(max_depth=9, random_state=0)
     model = TabularMLPRegressor(**FEW, extra_members=[tree], refit=True)
     model.fit(X[:60], Y[:60], X_val=X[60:], y_val=Y[60:])
@@ -444,9 +497,8 @@ DAMAGES: list[tuple[Callable[[Any], Any], str]] = [
 
 def test_content_that_is_no_trees(tmp_path: Path) -> None:
     path = tmp_path / "model"
-    fastmlp.save(
-        TabularMLPClassifier(**FEW, trees=True, ensemble="mean").fit(X, LABELS), path
-    )
+    model = TabularMLPClassifier(**FEW, trees=True, ensemble="mean").fit(X, LABELS)
+    fastmlp.save(model, path)
     content = files.read(path)
     for damage, words in DAMAGES:
         damaged = copy.deepcopy(content)
