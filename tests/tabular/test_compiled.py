@@ -36,8 +36,8 @@ def numbers(n: int = N) -> Any:
         rng.integers(0, 9, n),
         rng.integers(0, 2, n),
         rng.normal(size=n),
+        rng.choice([-1e308, -1e300, -1e-320, 0.0, 1e-300, 1e18, 1e308], n),
     ]
-    columns.append(rng.choice([-1e308, -1e300, -1e-320, 0.0, 1e-300, 1e18, 1e308], n))
     X = np.stack(columns, axis=1)
     X[::5, 3] = NAN
     return X
@@ -61,16 +61,16 @@ def pieces_of(encoder: PiecewiseLinear, X: Any) -> Any:
     filled = np.where(np.isnan(X), encoder.medians_, X)
     first = 0
     columns = []
-    for j, n in enumerate(encoder.n_pieces_):
+    for x, n in zip(filled.T, encoder.n_pieces_, strict=True):
         if n:
             edges = encoder.edges_[first : first + n + 1]
-            piece = np.searchsorted(edges[1:-1], filled[:, j], side="right")
-            low, high = edges[piece], edges[piece + 1]
+            piece = np.searchsorted(edges[1:-1], x, side="right")
+            low = edges[piece]
+            high = edges[piece + 1]
             with np.errstate(over="ignore", invalid="ignore"):
-                shares = (np.clip(filled[:, j], low, high) - low) / (high - low)
-            columns.append(
-                piece + np.clip(np.nan_to_num(shares), 0, 1).astype(np.float32)
-            )
+                shares = (np.clip(x, low, high) - low) / (high - low)
+            shares = np.clip(np.nan_to_num(shares), 0, 1).astype(np.float32)
+            columns.append(piece + shares)
             first += n + 1
     return np.stack(columns, axis=1).astype(np.float32)
 
@@ -78,26 +78,27 @@ def pieces_of(encoder: PiecewiseLinear, X: Any) -> Any:
 @pytest.mark.parametrize("n_bins", [1, 2, 16, 128])
 @pytest.mark.parametrize("n", [0, 1, BLOCK_ROWS_OF_TABLES, N])
 def test_pieces_in_short_have_the_bits_of_pieces(n_bins: int, n: int) -> None:
-    encoder = PiecewiseLinear(n_bins=n_bins).fit(numbers())
-    X = np.concatenate([numbers()[: n // 2], 1.5 * numbers()[n // 2 : n]])
+    known = numbers()
+    encoder = PiecewiseLinear(n_bins=n_bins).fit(known)
+    X = known[:n].copy()
+    X[n // 2 :] *= 1.5
     if n:
         # An edge belongs to the piece above it.
-        X[0, :2] = encoder.edges_[0], encoder.edges_[encoder.n_pieces_[0] + 1]
+        X[0, 0] = encoder.edges_[0]
+        X[0, 1] = encoder.edges_[encoder.n_pieces_[0] + 1]
     assert not encoder.n_pieces_.all()
     expected = pieces_of(encoder, X)
     for given in layouts(X):
         np.testing.assert_array_equal(short(encoder, given), expected)
     narrow = X.clip(-1e30, 1e30).astype(np.float32)
-    np.testing.assert_array_equal(
-        short(encoder, narrow), short(encoder, narrow.astype(float))
-    )
+    expected = short(encoder, narrow.astype(float))
+    np.testing.assert_array_equal(short(encoder, narrow), expected)
 
 
 def clipped(X: Any, center: Any, factor: Any) -> Any:
     with np.errstate(over="ignore", invalid="ignore"):
-        z = np.clip((X - center) * factor, -LARGEST_SCALED, LARGEST_SCALED).astype(
-            np.float32
-        )
+        scaled = (X - center) * factor
+    z = np.clip(scaled, -LARGEST_SCALED, LARGEST_SCALED).astype(np.float32)
     z[np.isnan(z)] = 0
     return z / np.sqrt(1 + np.square(z * np.float32(1 / BOUND)))
 
@@ -112,59 +113,86 @@ def test_scaled_numbers_have_the_bits_of_the_formula(n: int) -> None:
         np.testing.assert_array_equal(short(encoder, given), expected)
 
 
-@pytest.mark.parametrize("kind", [np.int8, np.int32, np.int64, np.uint64])
-def test_levels_are_looked_up(kind: Any) -> None:
+def codes(kind: Any) -> tuple[Any, Any]:
+    """Codes to learn from, and new ones: known, unknown and missing."""
     rng = np.random.default_rng(0)
     X = np.stack([rng.integers(-1, n, 400) for n in (4, 1, 30)], axis=1)
     new = np.array([[0, 0, 0], [3, 1, 29], [4, 0, 30], [2, 0, 100], [-1, -1, -1]])
     if np.dtype(kind).kind == "u":
-        X = X.clip(0)
-        new = new.clip(0)
-    one_hot = OneHotLevels(min_rows=1).fit(X)
-    result = short(one_hot, new.astype(kind))
+        return X.clip(0), new.clip(0)
+    return X, new
+
+
+each_kind = pytest.mark.parametrize("kind", [np.int8, np.int32, np.int64, np.uint64])
+
+
+@each_kind
+def test_levels_are_looked_up(kind: Any) -> None:
+    X, new = codes(kind)
+    encoder = OneHotLevels(min_rows=1).fit(X)
+    result = short(encoder, new.astype(kind))
     first = 0
-    whole = one_hot.transform(new)
-    for j, n in enumerate(one_hot.spans):
+    whole = encoder.transform(new)
+    for j, n in enumerate(encoder.spans):
         expected = np.where(np.arange(n) == result[:, [j]], 1, 0)
         np.testing.assert_array_equal(whole[:, first : first + n], expected)
         first += n
-    statistics = TargetStatistics(random_state=0).fit(X, rng.normal(size=400))
-    known = (
-        np.where(new < np.diff(statistics.starts_) - 1, new + 1, 0)
-        + statistics.starts_[:-1]
-    )
-    expected = statistics.table_[known].reshape(len(new), -1)
-    np.testing.assert_array_equal(short(statistics, new.astype(kind)), expected)
 
 
-def test_codes_that_no_table_has_are_taken_as_missing() -> None:
+@each_kind
+def test_statistics_are_looked_up(kind: Any) -> None:
+    X, new = codes(kind)
+    y = np.random.default_rng(1).normal(size=400)
+    encoder = TargetStatistics(random_state=0).fit(X, y)
+    is_known = new < np.diff(encoder.starts_) - 1
+    rows = encoder.starts_[:-1] + np.where(is_known, new + 1, 0)
+    expected = encoder.table_[rows].reshape(len(new), -1)
+    np.testing.assert_array_equal(short(encoder, new.astype(kind)), expected)
+
+
+LOWEST = -(2**31)
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected"),
+    [
+        (np.array([-1, 0, 1, 2, LOWEST], np.int32), [7, 1, 2, 7, 7]),
+        (np.array([-1, 0, 1, 2, LOWEST]) * 2**31, [7, 1, 7, 7, 7]),
+    ],
+    ids=["int32", "int64"],
+)
+def test_codes_that_no_table_has_are_taken_as_missing(
+    codes: Any, expected: list[int]
+) -> None:
     table = np.array([[7], [1], [2]], np.float32)
     out = np.empty((5, 1), np.float32)
-    codes = np.array([[-1], [0], [1], [2], [-(2**31)]], np.int32)
-    compiled.write_levels(codes, out, np.array([0]), np.array([3]), table)
-    assert out.ravel().tolist() == [7, 1, 2, 7, 7]
-    more = codes.astype(np.int64) * 2**31
-    compiled.write_levels(more, out, np.array([0]), np.array([3]), table)
-    assert out.ravel().tolist() == [7, 1, 7, 7, 7]
+    compiled.write_levels(codes[:, None], out, np.array([0]), np.array([3]), table)
+    assert out.ravel().tolist() == expected
 
 
-def test_nothing_is_read_or_written_beyond_the_ends() -> None:
-    X = np.zeros((3, 2))
+@pytest.mark.parametrize(
+    ("out", "n_medians"),
+    [
+        (np.empty((3, 2), np.float32), 2),
+        (np.empty((2, 1), np.float32), 2),
+        (np.empty((3, 1)), 2),
+        (np.empty((3, 1), np.float32), 1),
+    ],
+    ids=["a column more", "a row less", "float64", "a median less"],
+)
+def test_pieces_are_not_written_beyond_the_ends(out: Any, n_medians: int) -> None:
     edges = np.arange(3.0)
     n_pieces = np.array([2, 0])
-    wrong: list[tuple[Any, Any]] = [
-        (np.empty((3, 2), np.float32), np.zeros(2)),
-        (np.empty((2, 1), np.float32), np.zeros(2)),
-        (np.empty((3, 1)), np.zeros(2)),
-        (np.empty((3, 1), np.float32), np.zeros(1)),
-    ]
-    for out, medians in wrong:
-        with pytest.raises(ValueError, match="must"):
-            compiled.write_pieces(X, out, edges, n_pieces, medians)
-    with pytest.raises(ValueError, match="2 features must have as many numbers each"):
-        compiled.write_clipped(
-            X, np.empty((3, 2), np.float32), np.zeros(2), np.zeros(3)
+    with pytest.raises(ValueError, match="must"):
+        compiled.write_pieces(
+            np.zeros((3, 2)), out, edges, n_pieces, np.zeros(n_medians)
         )
+
+
+def test_factors_are_not_read_beyond_the_ends() -> None:
+    out = np.empty((3, 2), np.float32)
+    with pytest.raises(ValueError, match="2 features must have as many numbers each"):
+        compiled.write_clipped(np.zeros((3, 2)), out, np.zeros(2), np.zeros(3))
 
 
 rng = np.random.default_rng(0)
@@ -178,8 +206,11 @@ NUMBERS[rng.random((60, 3)) < 0.2] = np.nan
 @pytest.mark.parametrize(
     "encoder",
     [
-        *(RobustSmoothClip(), RisingSmoothClip(), MissingMarks()),
-        *(PiecewiseLinear(n_bins=4), IntegerLevels(n_bins=4)),
+        RobustSmoothClip(),
+        RisingSmoothClip(),
+        MissingMarks(),
+        PiecewiseLinear(n_bins=4),
+        IntegerLevels(n_bins=4),
     ],
 )
 def test_a_rule_gives_the_bits_of_its_encoder(encoder: object) -> None:

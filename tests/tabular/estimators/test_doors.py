@@ -4,8 +4,9 @@ and columns that are left out.
 
 import itertools
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 import numpy as np
@@ -50,10 +51,11 @@ def as_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Return a row as dicts,
     from which a third of the missing values is left out as keys.
     """
-    results = []
-    for i, row in enumerate(frame.to_dict("records")):
-        results.append({str(k): v for k, v in row.items() if i % 3 or not pd.isna(v)})
-    return results
+    rows = [dict(row) for row in frame.to_dict("records")]
+    for row in rows[::3]:
+        for name in [name for name, value in row.items() if pd.isna(value)]:
+            del row[name]
+    return rows
 
 
 def written(frame: pd.DataFrame, path: Path) -> str:
@@ -92,6 +94,27 @@ KINDS: dict[str, Callable[[pd.DataFrame, Path], Any]] = {
 }
 
 
+class OfTask(NamedTuple):
+    model: Any
+    method: str
+    folds: Any
+    of_groups: Any
+
+
+OF_NUMBERS = (
+    "price",
+    Y,
+    OfTask(TabularMLPRegressor, "predict", KFold, GroupKFold),
+)
+OF_CLASSES = (
+    "sold",
+    LABELS,
+    OfTask(
+        TabularMLPClassifier, "predict_proba", StratifiedKFold, StratifiedGroupKFold
+    ),
+)
+
+
 @pytest.mark.few(12)
 @crossed(
     kind=[*KINDS],
@@ -110,20 +133,23 @@ def test_every_door_gives_the_bits_of_the_plain_call(
     saved: bool,
     tmp_path: Path,
 ) -> None:
-    target, y = ("sold", LABELS) if classes else ("price", Y)
+    target, y, kinds = OF_NUMBERS
+    if classes:
+        target, y, kinds = OF_CLASSES
     settings: dict[str, Any] = {**FEW, "max_iter": 3}
     plain: dict[str, Any] = {}
     given: dict[str, Any] = {"target": target}
-    weight = None if rows is None else WEIGHT
     frame = TABLE[[*NAMES, target]]
-    if rows == "name":
-        frame = frame.assign(weight=WEIGHT)
+    weight = None
+    kept = np.arange(120)
     if rows is not None:
-        given["sample_weight"] = WEIGHT if rows == "array" else "weight"
-    if weight is None:
-        kept = np.arange(120)
-    else:
+        weight = WEIGHT
         kept = np.flatnonzero(weight)
+    if rows == "array":
+        given["sample_weight"] = WEIGHT
+    elif rows == "name":
+        frame = frame.assign(weight=WEIGHT)
+        given["sample_weight"] = "weight"
     if classes and class_weight is not None:
         of_class = np.zeros(120)
         of_class[kept] = compute_sample_weight(class_weight, y[kept])
@@ -131,93 +157,117 @@ def test_every_door_gives_the_bits_of_the_plain_call(
         settings["class_weight"] = class_weight
     if "groups" in divided:
         settings["cv"] = 3
-        given["groups"] = "group" if "named" in divided else GROUPS
-        frame = frame.assign(group=GROUPS) if "named" in divided else frame
-        folding = StratifiedGroupKFold if classes else GroupKFold
-        pairs = folding(3).split(X.iloc[kept], y[kept], GROUPS[kept])
+        given["groups"] = GROUPS
+        pairs = kinds.of_groups(3).split(X.iloc[kept], y[kept], GROUPS[kept])
         plain["cv"] = [(kept[first], kept[second]) for first, second in pairs]
     elif divided == "X_val":
         (tmp_path / "valid").mkdir()
         given["X_val"] = KINDS[kind](frame[::2], tmp_path / "valid")
-        if rows is not None:
-            if rows == "array":
-                given["sample_weight_val"] = WEIGHT[::2]
-            else:
-                given["sample_weight_val"] = "weight"
         plain |= {"X_val": X[::2], "y_val": y[::2]}
-        plain["sample_weight_val"] = None if weight is None else weight[::2]
+        if weight is not None:
+            plain["sample_weight_val"] = weight[::2]
+        if rows == "array":
+            given["sample_weight_val"] = WEIGHT[::2]
+        elif rows == "name":
+            given["sample_weight_val"] = "weight"
+    elif divided == "splitter":
+        settings["cv"] = kinds.folds(2, shuffle=True, random_state=1)
+    elif divided == "pairs":
+        settings["cv"] = list(KFold(3).split(X))
     else:
         settings["cv"] = 2
-    if divided == "splitter":
-        settings["cv"] = (StratifiedKFold if classes else KFold)(
-            2, shuffle=True, random_state=1
-        )
-    if divided == "pairs":
-        settings["cv"] = list(KFold(3).split(X))
-    make = TabularMLPClassifier if classes else TabularMLPRegressor
-    model = clone(make(**settings)).fit(KINDS[kind](frame, tmp_path), **given)
+    if divided == "named groups":
+        frame = frame.assign(group=GROUPS)
+        given["groups"] = "group"
+    model = clone(kinds.model(**settings)).fit(KINDS[kind](frame, tmp_path), **given)
     settings.pop("class_weight", None)
     if "cv" in plain:
         settings["cv"] = plain.pop("cv")
-    expected = make(**settings).fit(X, y, sample_weight=weight, **plain)
+    expected = kinds.model(**settings).fit(X, y, sample_weight=weight, **plain)
     if saved:
         fastmlp.save(model, tmp_path / "m.safetensors")
         model = fastmlp.load(tmp_path / "m.safetensors")
-    method = "predict_proba" if classes else "predict"
-    of_model, of_plain = (getattr(one, method)(X) for one in (model, expected))
-    np.testing.assert_array_equal(of_model, of_plain)
+    of_plain = getattr(expected, kinds.method)(X)
+    predict = getattr(model, kinds.method)
+    np.testing.assert_array_equal(predict(X), of_plain)
+    np.testing.assert_array_equal(predict(as_rows(X)), of_plain)
     assert model.training_["target"] == target
     assert model.feature_names_in_.tolist() == NAMES
-    np.testing.assert_array_equal(getattr(model, method)(as_rows(X)), of_plain)
 
 
-def test_rows_as_dicts_may_lack_keys_and_have_others() -> None:
-    model = TabularMLPRegressor(**FEW, cv=2).fit(
-        as_rows(TABLE[[*NAMES, "price"]]), target="price"
-    )
-    result = model.predict(X)
-    one = {"town": "Chur", "age": 30, "unknown": object()}
-    whole = {**dict.fromkeys(NAMES), "town": "Chur", "age": 30}
-    assert (
-        model.predict([one])
-        == model.predict([whole])
-        == model.predict(pd.DataFrame([whole]))
-    )
-    np.testing.assert_array_equal(model.predict([*as_rows(X), one])[:120], result)
+@cache
+def of_dicts() -> TabularMLPRegressor:
+    rows = as_rows(TABLE[[*NAMES, "price"]])
+    return TabularMLPRegressor(**FEW, cv=2).fit(rows, target="price")
+
+
+def test_rows_as_dicts_may_lack_keys() -> None:
+    model = of_dicts()
+    lacking = [{"town": "Chur", "age": 30}]
+    whole = [{**dict.fromkeys(NAMES), "town": "Chur", "age": 30}]
+    expected = model.predict(pd.DataFrame(whole))
+    assert model.predict(lacking) == model.predict(whole) == expected
+
+
+def test_rows_as_dicts_may_have_other_keys() -> None:
+    model = of_dicts()
+    other = {"town": "Chur", "age": 30, "unknown": object()}
+    assert model.predict([other]) == model.predict([{"town": "Chur", "age": 30}])
+    result = model.predict([*as_rows(X), other])
+    np.testing.assert_array_equal(result[:120], model.predict(X))
+
+
+def test_rows_as_dicts_without_a_known_key_are_refused() -> None:
+    with pytest.raises(ValueError, match="4 columns are missing"):
+        of_dicts().predict([{"Age": 3}])
+
+
+def test_every_method_takes_rows_as_dicts() -> None:
+    model = of_dicts()
     rows: Any = as_rows(X)
     assert model.score(rows, Y) == model.score(X, Y)
-    for method in ("predict_std", "predict_interval"):
-        np.testing.assert_array_equal(
-            getattr(model, method)(rows), getattr(model, method)(X)
-        )
-    with pytest.raises(ValueError, match="4 columns are missing"):
-        model.predict([{"Age": 3}])
+    np.testing.assert_array_equal(model.predict_std(rows), model.predict_std(X))
+    expected = model.predict_interval(X)
+    np.testing.assert_array_equal(model.predict_interval(rows), expected)
+
+
+def test_rows_as_dicts_follow_the_places_of_an_array() -> None:
     by_place = TabularMLPRegressor(**FEW, cv=2).fit(X[["age"]].to_numpy(), Y)
     assert by_place.predict([{"age": 30.0}]) == by_place.predict([[30.0]])
 
 
-def test_files_that_do_not_fit_into_memory(
+def test_a_file_that_does_not_fit_into_memory_is_drawn_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = written(TABLE, tmp_path / "a.parquet")
     monkeypatch.setattr(memory, "available", lambda: 16 * 5000)
-    with pytest.warns(
-        UserWarning, match=r"fit: learned from (\d+) of \d+ rows, .*: 5 KB of"
-    ) as told:
+    words = r"fit: learned from (\d+) of \d+ rows, .*: 5 KB of"
+    with pytest.warns(UserWarning, match=words) as told:
         model = TabularMLPClassifier(**FEW, cv=2).fit(path, target="sold")
-    assert f"learned from {model.training_['rows']} of {len(TABLE)} rows" in str(
-        told[0].message
-    )
-    arrays: dict[str, Any] = {"sample_weight": WEIGHT, "groups": GROUPS}
-    for word, array in arrays.items():
-        with pytest.raises(
-            ValueError, match=f"fit: rows are drawn, .* name a column .*: {word}"
-        ):
-            TabularMLPClassifier(**FEW).fit(path, target="sold", **{word: array})
+    n = model.training_["rows"]
+    assert f"learned from {n} of {len(TABLE)} rows" in str(told[0].message)
+
+
+@pytest.mark.parametrize(
+    ("word", "array"), [("sample_weight", WEIGHT), ("groups", GROUPS)]
+)
+def test_arrays_beside_drawn_rows_are_refused(
+    word: str, array: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(TABLE, tmp_path / "a.parquet")
+    monkeypatch.setattr(memory, "available", lambda: 16 * 5000)
+    words = f"fit: rows are drawn, .* name a column .*: {word}"
+    with pytest.raises(ValueError, match=words):
+        TabularMLPClassifier(**FEW).fit(path, target="sold", **{word: array})
+
+
+def test_a_file_of_which_no_row_fits_into_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(TABLE, tmp_path / "a.parquet")
     monkeypatch.setattr(memory, "available", lambda: 16)
-    with pytest.raises(
-        MemoryError, match="fit: of 16 bytes that are free no row of the table has"
-    ):
+    words = "fit: of 16 bytes that are free no row of the table has"
+    with pytest.raises(MemoryError, match=words):
         TabularMLPClassifier(**FEW).fit(path, target="sold")
 
 
@@ -242,9 +292,8 @@ def test_texts_like_numbers_stay_texts_in_files(
     )
     schema = Schema.learn(table)
     assert schema.categorical_names == ("code", "kind")
-    assert (
-        schema.read(opened.X_val, "fit").codes == schema.read(table, "fit").codes[1:]
-    ).all()
+    expected = schema.read(table, "fit").codes[1:]
+    assert (schema.read(opened.X_val, "fit").codes == expected).all()
 
 
 @pytest.mark.parametrize("classes", [True, False])
@@ -255,21 +304,24 @@ def test_no_group_is_on_both_sides(classes: bool, seed: int) -> None:
     n_groups = int(generator.integers(3, 40))
     y = generator.integers(0, 3, n) if classes else generator.normal(size=n)
     kept = np.ones(n, np.bool_)
-    groups = fit_arguments.groups_of(
-        generator.integers(0, n_groups, n).astype(str), kept, "fit"
-    )
+    names = generator.integers(0, n_groups, n).astype(str)
+    groups = fit_arguments.groups_of(names, kept, "fit")
     assert groups is not None
     n_groups = len(np.unique(groups))
     rows = fit_arguments.RowsToSplit(y, classes, groups, kept)
     mask = fit_arguments.held_out_groups(groups, 0.2, seed)
-    for cv in (None, 3, GroupKFold(3)):
-        result = fit_arguments.folds(cv, 3 if cv == 3 else 5, rows, seed, "fit")
+    assert not {*groups[mask]} & {*groups[~mask]}
+    for cv, default, expected in (
+        (None, 5, min(5, n_groups)),
+        (3, 3, 3),
+        (GroupKFold(3), 5, 3),
+    ):
+        result = fit_arguments.folds(cv, default, rows, seed, "fit")
         assert result is not None
-        assert len(result) == (3 if cv else min(5, n_groups))
-        np.testing.assert_array_equal(
-            np.sort(np.concatenate([b for _, b in result])), np.arange(n)
-        )
-        for first, second in [*result, (np.flatnonzero(~mask), np.flatnonzero(mask))]:
+        assert len(result) == expected
+        validated = np.concatenate([second for _, second in result])
+        np.testing.assert_array_equal(np.sort(validated), np.arange(n))
+        for first, second in result:
             assert not {*groups[first]} & {*groups[second]}
             assert len(first) + len(second) == n
     with pytest.raises(ValueError, match=f"cv=50 folds of {n_groups} groups"):
@@ -286,26 +338,31 @@ def test_rows_of_many_are_held_out_by_groups(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr("fastmlp.tabular.base.kept_of", taken)
     model = TabularMLPRegressor(**FEW).fit(X, Y, groups=GROUPS)
-    sizes = [
-        np.isin(GROUPS, some).sum() for some in itertools.combinations(range(12), 3)
-    ]
+    of_three = itertools.combinations(range(12), 3)
+    sizes = [np.isin(GROUPS, some).sum() for some in of_three]
     assert divided[0] == model.training_["validation_rows"]
     assert divided[0] in sizes
     assert model.training_["rows"] == 120 - divided[0]
 
 
-def test_folds_of_masks_and_rows_that_none_validates_on() -> None:
+def test_rows_that_no_fold_validates_on() -> None:
     model = TabularMLPRegressor(**FEW, cv=TimeSeriesSplit(2)).fit(X, Y)
     assert model.training_ == {"rows": 120, "validation_rows": 80}
     assert len(model.pack_.residuals) == 80
+
+
+def test_further_members_of_rows_that_no_fold_validates_on() -> None:
     trees = DecisionTreeRegressor(max_depth=3, random_state=0)
-    both = clone(model).set_params(extra_members=[trees]).fit(X, Y)
-    assert both.leaderboard_["validation_score"].notna().all()
+    model = TabularMLPRegressor(**FEW, cv=TimeSeriesSplit(2), extra_members=[trees])
+    model.fit(X, Y)
+    assert model.leaderboard_["validation_score"].notna().all()
+
+
+def test_folds_may_be_masks() -> None:
     mask = np.arange(120) % 2 == 0
     first = TabularMLPRegressor(**FEW, cv=[(mask, ~mask)]).fit(X, Y)
-    second = TabularMLPRegressor(**FEW).fit(
-        X[mask], Y[mask], X_val=X[~mask], y_val=Y[~mask]
-    )
+    second = TabularMLPRegressor(**FEW)
+    second.fit(X[mask], Y[mask], X_val=X[~mask], y_val=Y[~mask])
     assert len(first.members_) == len(second.members_)
     assert first.training_["validation_rows"] == 60
 
@@ -393,17 +450,15 @@ def test_columns_that_are_left_out_are_warned_of_once(kind: Any) -> None:
         y = frame["x"] > 0
     else:
         y = 2 * frame["x"]
-    sentence = "; ".join(f"{name!r} {why}" for name, why in REASONS.items())
+    reasons = [f"{name!r} {why}" for name, why in REASONS.items()]
     with pytest.warns(UserWarning, match="left out") as warned:
         model = kind(**ONE_MEMBER).fit(frame, y)
-    message = f"{kind.__name__}.fit: columns left out: {sentence}"
+    message = f"{kind.__name__}.fit: columns left out: {'; '.join(reasons)}"
     assert [str(one.message) for one in warned] == [message]
     assert warned[0].filename == __file__
     assert model.schema_.dropped == REASONS
     summary = model.summary().splitlines()
-    assert [f"left out: {name!r} {why}" for name, why in REASONS.items()] == summary[
-        -5:-1
-    ]
+    assert summary[-5:-1] == [f"left out: {reason}" for reason in reasons]
     assert summary[-1].endswith("1 number, 1 category, 4 left out")
     assert "&#x27;one&#x27; has one value only" in model._repr_html_()
     # Without them there is nothing to say, and the model is the same.
@@ -427,7 +482,6 @@ def test_rows_without_a_target_are_left_out(kind: Any) -> None:
     model.fit(X, gaps, WEIGHT)
     assert model.training_.pop("rows_of_unknown_target") == unknown.sum()
     assert model.training_ == plain.training_
-    assert np.array_equal(
-        model.pack_.predict(model._values(X, "predict")),
-        plain.pack_.predict(plain._values(X, "predict")),
-    )
+    result = model.pack_.predict(model._values(X, "predict"))
+    expected = plain.pack_.predict(plain._values(X, "predict"))
+    assert np.array_equal(result, expected)
