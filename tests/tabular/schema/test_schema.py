@@ -5,7 +5,6 @@ its rows as numbers and codes; dates, times and durations.
 import datetime
 import io
 import json
-import warnings
 from decimal import Decimal
 from typing import Any
 
@@ -71,40 +70,59 @@ if hasattr(pyarrow, "string_view"):  # from pyarrow 16 on
     TABLES["arrow, views"] = pyarrow.table({**COLUMNS, "color": views})
 
 
-@pytest.mark.parametrize("repeated", [1, 30], ids=["short", "long"])
-@pytest.mark.parametrize("kind", TABLES)
-def test_every_kind_of_table(kind: str, repeated: int) -> None:
+JOINS: dict[str, Any] = {
+    "pandas": pandas.concat,
+    "polars": polars.concat,
+    "pyarrow": pyarrow.concat_tables,
+}
+UNNAMED = ("list", "array of objects")
+
+
+def table_of(kind: str, repeated: int) -> Any:
+    """A table of the four rows, which stand in it that often."""
     table = TABLES[kind]
-    if repeated > 1:
-        join = {
-            "pandas": pandas.concat,
-            "polars": polars.concat,
-            "pyarrow": pyarrow.concat_tables,
-        }
-        library = type(table).__module__.split(".")[0]
-        table = join.get(library, np.concatenate)([table] * repeated)
-    schema = Schema.learn(table)
-    if schema.named:
-        names = tuple(COLUMNS)
-    else:
+    if repeated == 1:
+        return table
+    library = type(table).__module__.split(".")[0]
+    return JOINS.get(library, np.concatenate)([table] * repeated)
+
+
+each_length = pytest.mark.parametrize("repeated", [1, 30], ids=["short", "long"])
+
+
+@each_length
+@pytest.mark.parametrize("kind", TABLES)
+def test_every_kind_of_table_has_its_columns(kind: str, repeated: int) -> None:
+    schema = Schema.learn(table_of(kind, repeated))
+    names = tuple(COLUMNS)
+    if kind in UNNAMED:
         names = ("x0", "x1", "x2", "x3")
     assert schema.columns == names
-    assert schema.named == (kind not in ("list", "array of objects"))
-    assert (schema.numeric_names, schema.categorical_names) == (names[::2], names[1::2])
+    assert schema.named == (kind not in UNNAMED)
+    assert schema.numeric_names == names[::2]
+    assert schema.categorical_names == names[1::2]
     assert schema.levels == {names[1]: ("blue", "red"), names[3]: (False, True)}
     assert schema.dropped == {}
-    values = schema.read(table)
-    np.testing.assert_array_equal(
-        values.numbers, np.tile([[1.5, 3], [NAN, 1], [-2, 2], [4, 2]], (repeated, 1))
-    )
+
+
+@each_length
+@pytest.mark.parametrize("kind", TABLES)
+def test_every_kind_of_table_is_read(kind: str, repeated: int) -> None:
+    table = table_of(kind, repeated)
+    values = Schema.learn(table).read(table)
+    expected = np.tile([[1.5, 3], [NAN, 1], [-2, 2], [4, 2]], (repeated, 1))
+    np.testing.assert_array_equal(values.numbers, expected)
     np.testing.assert_array_equal(values.codes, np.tile(CODES, (repeated, 1)))
     assert values.numbers.dtype == np.float64
     assert values.codes.dtype == np.int32
-    other = Schema.learn(
-        pandas_frame().assign(one=1)
-    )  # One that is not read may be missing.
-    if schema.named:
-        np.testing.assert_array_equal(other.read(table).codes, values.codes)
+
+
+@each_length
+@pytest.mark.parametrize("kind", [kind for kind in TABLES if kind not in UNNAMED])
+def test_a_column_that_is_not_read_may_be_missing(kind: str, repeated: int) -> None:
+    schema = Schema.learn(pandas_frame().assign(one=1))
+    codes = schema.read(table_of(kind, repeated)).codes
+    np.testing.assert_array_equal(codes, np.tile(CODES, (repeated, 1)))
 
 
 def test_numbers_of_an_array_are_numeric() -> None:
@@ -117,17 +135,14 @@ def test_numbers_of_an_array_are_numeric() -> None:
     assert schema.read([[1.0, 2.0]]).numbers.tolist() == [[1, 2]]
 
 
-def test_unknown_levels_and_columns_without_a_value() -> None:
-    schema = Schema.learn(pandas_frame())
-    unknown = {"size": [None], "color": ["green"], "rooms": [None], "new": [None]}
-    for X in (
-        pandas.DataFrame(unknown),
-        polars.DataFrame(unknown),
-        pyarrow.table(unknown),
-    ):
-        values = schema.read(X)
-        np.testing.assert_array_equal(values.numbers, [[NAN, NAN]])
-        assert values.codes.tolist() == [[-1, -1]]
+UNKNOWN = {"size": [None], "color": ["green"], "rooms": [None], "new": [None]}
+
+
+@pytest.mark.parametrize("make", [pandas.DataFrame, polars.DataFrame, pyarrow.table])
+def test_unknown_levels_are_missing(make: Any) -> None:
+    values = Schema.learn(pandas_frame()).read(make(UNKNOWN))
+    np.testing.assert_array_equal(values.numbers, [[NAN, NAN]])
+    assert values.codes.tolist() == [[-1, -1]]
 
 
 @pytest.mark.parametrize(
@@ -145,15 +160,19 @@ def test_every_missing_value(missing: Any) -> None:
     assert values.codes.tolist() == [[0, 1], [-1, -1], [1, 0]]
 
 
-def test_columns_are_found_by_name_and_no_rows_are_none() -> None:
+def test_columns_are_found_by_name() -> None:
     schema = Schema.learn(pandas_frame())
-    other = pandas_frame()[["new", "rooms", "color", "size"]].assign(
-        date=pandas.Timestamp(0)
-    )
-    assert_equal(schema.read(other), schema.read(pandas_frame()))
-    assert_equal(schema.read(polars.from_pandas(other)), schema.read(pandas_frame()))
+    other = pandas_frame()[["new", "rooms", "color", "size"]]
+    other["date"] = pandas.Timestamp(0)
+    expected = schema.read(pandas_frame())
+    assert_equal(schema.read(other), expected)
+    assert_equal(schema.read(polars.from_pandas(other)), expected)
+
+
+def test_no_rows_have_no_values() -> None:
     values = Schema.learn(pandas_frame()).read(pandas_frame()[:0])
-    assert (values.numbers.shape, values.codes.shape) == ((0, 2), (0, 2))
+    assert values.numbers.shape == (0, 2)
+    assert values.codes.shape == (0, 2)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -170,9 +189,8 @@ def test_names_that_are_no_texts_are_found_too(seed: int) -> None:
         pandas.Index([1.5, "a", 3, ("a", 1), None], dtype=object),
     ]
     columns = kinds[seed % len(kinds)]
-    frame = pandas.DataFrame(g.normal(size=(8, n)), columns=columns).iloc[
-        :, g.permutation(n)
-    ]
+    frame = pandas.DataFrame(g.normal(size=(8, n)), columns=columns)
+    frame = frame.iloc[:, g.permutation(n)]
     frame.isetitem(0, [*"uvuvuvuv"])
     schema = Schema.learn(frame)
     expected = schema.read(frame)
@@ -181,15 +199,12 @@ def test_names_that_are_no_texts_are_found_too(seed: int) -> None:
     # Arrays have no names, and a frame that pandas has numbered has none beside other
     # names.
     assert_equal(schema.read(frame.to_numpy(object)), expected)
-    rows = [
-        dict(zip(frame.columns, row, strict=True)) for row in frame.to_numpy(object)
-    ]
-    assert_equal(
-        Schema.learn(rows).read([dict(reversed(row.items())) for row in rows]), expected
-    )
-    with pytest.raises(
-        ValueError, match=r"me: (there is no column|X must have 5 columns)"
-    ):
+    plain = frame.to_numpy(object)
+    rows = [dict(zip(frame.columns, row, strict=True)) for row in plain]
+    backwards = [dict(reversed(row.items())) for row in rows]
+    assert_equal(Schema.learn(rows).read(backwards), expected)
+    words = r"me: (there is no column|X must have 5 columns)"
+    with pytest.raises(ValueError, match=words):
         schema.read(frame.iloc[:, 1:], "me")
 
 
@@ -210,53 +225,72 @@ def assert_equal(one: Values, other: Values) -> None:
     np.testing.assert_array_equal(one.codes, other.codes)
 
 
-def test_columns_that_are_dropped() -> None:
-    n = 60
-    ids = "has 60 texts in 60 rows, free text or ids"
-    one = "has one value only"
-    unread = "neither numbers, dates nor texts"
-    texts = [f"level {i}" for i in range(n)]
-    columns: dict[str, tuple[Any, str | None]] = {
-        "kept": ([0.0, 1.0] * 30, None),
-        "constant": (7, one),
-        "constant text": ("a", one),
-        "empty": (NAN, "is empty"),
-        "empty text": (pandas.Series([None] * n, dtype="string"), "is empty"),
-        "null": ([None] * n, "is empty"),
-        "id": ([f"id {i}" for i in range(n)], ids),
-        "ids of numbers": (
-            [f"{i}.5" for i in range(n)],
-            f"{ids}; all are numbers: make floats of them",
-        ),
-        "ids of most numbers": ([*(f"{i}.5" for i in range(1, n)), "x"], ids),
-        "comma": (
-            [f"{i},5" for i in range(n)],
-            "holds numbers with a decimal comma: write them with a point",
-        ),
-        "one or missing": ([1.0, NAN] * 30, None),
-        "a or missing": (["a", None] * 30, None),
-        "list": ([[1]] * n, f"holds list, {unread}"),
-        "mixed": ([DAY, "a"] * 30, f"holds date and str, {unread}"),
-        "bytes": ([b"a", None] * 30, f"holds bytes, {unread}"),
-        "id as levels": (pandas.Series(texts, dtype="category"), ids),
-        "levels": (pandas.Series(texts[:30] * 2, dtype="category"), None),
-        "months": (
-            pandas.period_range("2020-01", periods=n, freq="M"),
-            f"holds period[M], {unread}: make dates of it by .dt.to_timestamp()",
-        ),
-        "far": (2**53 + np.arange(n) % 2, f"{one} in float64: subtract the least one"),
-    }
-    frame = pandas.DataFrame({name: values for name, (values, _) in columns.items()})
+IDS = [f"id {i}" for i in range(60)]
+ARE_IDS = "has 60 texts in 60 rows, free text or ids"
+ONE = "has one value only"
+UNREAD = "neither numbers, dates nor texts"
+# Columns of 60 rows of which nothing is learned, and why.
+DROPPED: dict[str, tuple[Any, str]] = {
+    "constant": (7, ONE),
+    "constant text": ("a", ONE),
+    "empty": (NAN, "is empty"),
+    "empty text": (pandas.Series([None] * 60, dtype="string"), "is empty"),
+    "null": ([None] * 60, "is empty"),
+    "id": (IDS, ARE_IDS),
+    "ids of numbers": (
+        [f"{i}.5" for i in range(60)],
+        f"{ARE_IDS}; all are numbers: make floats of them",
+    ),
+    "ids of most numbers": ([*(f"{i}.5" for i in range(1, 60)), "x"], ARE_IDS),
+    "comma": (
+        [f"{i},5" for i in range(60)],
+        "holds numbers with a decimal comma: write them with a point",
+    ),
+    "list": ([[1]] * 60, f"holds list, {UNREAD}"),
+    "mixed": ([DAY, "a"] * 30, f"holds date and str, {UNREAD}"),
+    "bytes": ([b"a", None] * 30, f"holds bytes, {UNREAD}"),
+    "id as levels": (pandas.Series(IDS, dtype="category"), ARE_IDS),
+    "months": (
+        pandas.period_range("2020-01", periods=60, freq="M"),
+        f"holds period[M], {UNREAD}: make dates of it by .dt.to_timestamp()",
+    ),
+    "far": (2**53 + np.arange(60) % 2, f"{ONE} in float64: subtract the least one"),
+}
+
+
+@pytest.mark.parametrize("name", DROPPED)
+def test_columns_that_are_dropped(name: str) -> None:
+    values, reason = DROPPED[name]
+    frame = pandas.DataFrame({name: values, "kept": [0.0, 1.0] * 30})
     schema = Schema.learn(frame)
-    assert schema.dropped == {name: why for name, (_, why) in columns.items() if why}
-    assert schema.numeric_names == ("kept", "one or missing")
-    assert schema.categorical_names == ("a or missing", "levels")
-    assert Schema.learn(frame, ["id"]).levels["id"] == tuple(sorted(frame["id"]))
-    for kind in (polars.Categorical, polars.Enum(frame["id"])):
-        other = polars.DataFrame(
-            {"id": [*frame["id"]], "x": range(n)}, schema_overrides={"id": kind}
-        )
-        assert Schema.learn(other).dropped == {"id": ids}
+    assert schema.dropped == {name: reason}
+    assert schema.read_names == ("kept",)
+
+
+def test_columns_of_one_value_or_none_are_kept() -> None:
+    columns = {"number": [1.0, NAN] * 30, "text": ["a", None] * 30}
+    schema = Schema.learn(pandas.DataFrame(columns))
+    assert schema.dropped == {}
+    assert schema.numeric_names == ("number",)
+    assert schema.categorical_names == ("text",)
+
+
+def test_levels_that_stand_twice_are_kept() -> None:
+    levels = pandas.Series(IDS[:30] * 2, dtype="category")
+    assert Schema.learn(pandas.DataFrame({"levels": levels})).dropped == {}
+
+
+def test_ids_that_are_asked_to_be_categories_are_kept() -> None:
+    schema = Schema.learn(pandas.DataFrame({"id": IDS}), ["id"])
+    assert schema.levels["id"] == tuple(sorted(IDS))
+
+
+@pytest.mark.parametrize(
+    "kind", [polars.Categorical, polars.Enum(IDS)], ids=["levels", "enum"]
+)
+def test_ids_of_polars_are_dropped(kind: Any) -> None:
+    frame = polars.DataFrame({"id": IDS, "x": range(60)}, schema_overrides={"id": kind})
+    assert Schema.learn(frame).dropped == {"id": ARE_IDS}
 
 
 @pytest.mark.parametrize(
@@ -280,14 +314,16 @@ def test_numbers_that_are_asked_to_be_categories(asked: Any, kind: str) -> None:
     assert schema.read(other).codes[:, 1].tolist() == [1, -1, -1, 0]
 
 
-def test_many_levels_and_columns() -> None:
+def test_many_levels_have_their_codes() -> None:
     texts = [f"level {i:05}" for i in range(10_000)]
     frame = pandas.DataFrame({"many": texts * 2, "n": range(20_000)})
     schema = Schema.learn(frame)
     np.testing.assert_array_equal(schema.read(frame).codes[:, 0], [*range(10_000)] * 2)
-    wide = pandas.DataFrame(np.arange(4000.0).reshape(2, 2000)).rename(
-        columns=lambda j: f"c{j}"
-    )
+
+
+def test_many_columns_are_read() -> None:
+    names = [f"c{j}" for j in range(2000)]
+    wide = pandas.DataFrame(np.arange(4000.0).reshape(2, 2000), columns=names)
     values = Schema.learn(wide.assign(text=["a", "b"])).read(wide.assign(text="b"))
     np.testing.assert_array_equal(values.numbers, wide)
     assert values.codes.tolist() == [[1], [1]]
@@ -295,21 +331,28 @@ def test_many_levels_and_columns() -> None:
 
 @pytest.mark.parametrize("dated", [False, True])
 def test_it_is_plain_data(dated: bool) -> None:
-    more: dict[str, Any] = (
-        {"day": ["2024-01-02", None, "2024-03-01", None]} if dated else {}
-    )
-    frame = pandas_frame().assign(constant=1, **more)
+    frame = pandas_frame().assign(constant=1)
+    dates = ""
+    if dated:
+        frame["day"] = ["2024-01-02", None, "2024-03-01", None]
+        dates = ", 1 date"
     schema = Schema.learn(frame, ["rooms"])
     content = json.loads(json.dumps(schema.to_json()))
     back = Schema.from_json(content)
-    assert (back, back.dates) == (schema, schema.dates)
+    assert back == schema
+    assert back.dates == schema.dates
     assert_equal(back.read(frame), schema.read(frame))
-    dates = ", 1 date" if dated else ""
     assert repr(back) == f"<Schema: 1 numeric, 3 categorical{dates}, 1 dropped>"
     assert len(content["dates"]) == dated
 
 
 TIME = {"parts": ["time"], "origin": None, "zone": None}
+
+
+def from_days(**wrong: Any) -> dict[str, Any]:
+    """The content of a date that counts days, which is wrong in one thing."""
+    day = {**TIME, "parts": ["days"], "origin": "2024-01-01", **wrong}
+    return {"dates": {"a": day}}
 
 
 @pytest.mark.parametrize(
@@ -335,31 +378,33 @@ TIME = {"parts": ["time"], "origin": None, "zone": None}
         {"dates": {"a": TIME | {"parts": 5}}},
         {"dates": {"a": TIME | {"parts": ["day", "time"]}}},
         {"dates": {"a": TIME | {"origin": "2024-01-01"}}},
-        *(
-            {"dates": {"a": TIME | {"parts": ["days"], "origin": "2024-01-01"} | wrong}}
-            for wrong in (
-                {"origin": None},
-                {"origin": "2024-13-01"},
-                {"origin": 5},
-                {"parts": ["days", "year"]},
-                {"parts": ["era", "days"]},
-                {"zone": "UTC"},
-            )
-        ),
+        from_days(origin=None),
+        from_days(origin="2024-13-01"),
+        from_days(origin=5),
+        from_days(parts=["days", "year"]),
+        from_days(parts=["era", "days"]),
+        from_days(zone="UTC"),
     ],
 )
 def test_plain_data_is_checked(wrong: dict[str, Any]) -> None:
-    content = {
-        "columns": ["a", "b"],
-        "levels": {"b": ["u", "v"]},
-        "dropped": {},
-        "named": True,
-    }
-    for dates in ({}, {"a": TIME}):
-        schema = Schema.from_json({**content, "dates": dates})
-        assert (schema.read_names, schema.categorical_names) == (("a", "b"), ("b",))
     with pytest.raises((TypeError, ValueError, LookupError, AttributeError)):
-        Schema.from_json({**content, "dates": {}, **wrong})
+        Schema.from_json({**CONTENT, **wrong})
+
+
+CONTENT: dict[str, Any] = {
+    "columns": ["a", "b"],
+    "levels": {"b": ["u", "v"]},
+    "dropped": {},
+    "named": True,
+    "dates": {},
+}
+
+
+@pytest.mark.parametrize("dates", [{}, {"a": TIME}, from_days()["dates"]])
+def test_plain_data_is_taken(dates: dict[str, Any]) -> None:
+    schema = Schema.from_json({**CONTENT, "dates": dates})
+    assert schema.read_names == ("a", "b")
+    assert schema.categorical_names == ("b",)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -367,23 +412,25 @@ def test_few_rows_of_a_frame_are_read_as_in_many(seed: int) -> None:
     random = np.random.default_rng(seed)
     n = 2 * ROWS_IN_PYTHON
     whole = random.integers(0, 5, n)
+    gaps = np.where(whole, whole, np.array(None))
+    flags = np.where(whole, whole > 2, np.array(None))
     texts = np.array([*TEXTS, *"abcdefgh"], object)[random.integers(0, 12, n)]
+    spells = whole * np.timedelta64(10**13 + 1, "ns")
     columns = {
         "double": random.normal(size=n),
         "single": random.normal(size=n).astype(np.float32),
         "byte": whole.astype(np.int8),
         "large": whole.astype(np.uint64) + 2**60 + 1,
-        "nullable": pandas.array(np.where(whole, whole, np.array(None)), "Int64"),
-        "objects": np.where(whole, whole, np.array(None)),
+        "nullable": pandas.array(gaps, "Int64"),
+        "objects": gaps,
         "decimals": [Decimal(int(number)) / 2 for number in whole],
         "flag": whole > 2,
-        "flags": pandas.array(np.where(whole, whole > 2, np.array(None)), "boolean"),
+        "flags": pandas.array(flags, "boolean"),
         "text": texts,
         "string": pandas.array(texts, "string"),
         "category": pandas.Categorical(texts),
         "code": pandas.Categorical(whole),
-        "day": np.datetime64("2024-01-01", "ns")
-        + whole * np.timedelta64(10**13 + 1, "ns"),
+        "day": np.datetime64("2024-01-01", "ns") + spells,
         "spell": whole * np.timedelta64(1, "s"),
     }
     names = random.permutation([*columns])[:10].tolist()
@@ -414,9 +461,8 @@ def drawn(seed: int, unit: str = "us", n: int = 80) -> pandas.DataFrame:
     """Columns of all kinds that a file of CSV has too, in a drawn order, with holes."""
     rng = np.random.default_rng(seed)
     seconds = rng.integers(-86_400 * 400, 86_400 * 90, n)
-    moment = pandas.Series(np.datetime64("2024-02-28T00:00", "s") + seconds).astype(
-        f"M8[{unit}]"
-    )
+    moment = pandas.Series(np.datetime64("2024-02-28T00:00", "s") + seconds)
+    moment = moment.astype(f"M8[{unit}]")
     if unit != "s":
         moment += pandas.to_timedelta(rng.integers(0, 1000, n), unit="ms")
     frame = pandas.DataFrame(
@@ -498,15 +544,10 @@ def test_parts_that_do_not_vary_are_left_out() -> None:
         schema = Schema.learn(pandas.DataFrame({"a": [1.0, 2.0, 3.0], "when": texts}))
         return schema.dates.get("when", schema.dropped.get("when"))
 
-    assert parts("2024-03-01", "2024-03-02", "2024-03-02").names == (
-        "day",
-        "weekday",
-        "days",
-    )
-    weekly = ("day", "days")
-    assert parts("2024-03-08", "2024-03-01", None) == Parts(
-        weekly, "2024-03-01", zone=False
-    )
+    daily = ("day", "weekday", "days")
+    assert parts("2024-03-01", "2024-03-02", "2024-03-02").names == daily
+    weekly = Parts(("day", "days"), "2024-03-01", zone=False)
+    assert parts("2024-03-08", "2024-03-01", None) == weekly
     assert parts("2024-03-01T10:00", "2024-03-01T10:30", None).names == ("days",)
     # As a number, or nothing: a mark tells which.
     assert parts("2024-03-01", None, None) == Parts(("days",), "2024-03-01", zone=False)
@@ -546,27 +587,30 @@ def test_texts_that_are_dates(text: str, utc: str | None) -> None:
     assert np.isnat(result).tolist() == [True, False, True]
     assert result[1] == np.datetime64(utc)
     # pyarrow takes them for the same date, or for a text.
-    values = pyarrow.csv.read_csv(io.BytesIO(f"a,b\n{text},1\n".encode())).column(0)
+    file = io.BytesIO(f"a,b\n{text},1\n".encode())
+    values = pyarrow.csv.read_csv(file).column(0)
     if not pyarrow.types.is_string(values.type):
-        pyarrows, ours = (
-            all_of("dates").numbers(one) for one in (values.to_numpy(), result[1:2])
-        )
-        np.testing.assert_array_equal(pyarrows, ours)
+        parts = all_of("dates")
+        expected = parts.numbers(values.to_numpy())
+        np.testing.assert_array_equal(parts.numbers(result[1:2]), expected)
 
 
-def test_texts_and_objects_some_of_which_are_dates() -> None:
-    for wrong in ("soon", "2024-02-30", 5):
-        frame = pandas.DataFrame(
-            {"when": ["2024-03-01", "2024-03-02", wrong] * 2}, dtype=object
-        )
-        assert len(Schema.learn(frame).levels["when"]) == 3
+@pytest.mark.parametrize("wrong", ["soon", "2024-02-30", 5])
+def test_texts_some_of_which_are_dates_are_levels(wrong: Any) -> None:
+    values = ["2024-03-01", "2024-03-02", wrong] * 2
+    frame = pandas.DataFrame({"when": values}, dtype=object)
+    assert len(Schema.learn(frame).levels["when"]) == 3
+
+
+def test_texts_some_of_which_are_times_are_levels() -> None:
     assert Schema.learn(pandas.DataFrame({"at": ["10:30", "24:30"] * 2})).levels
-    day = datetime.datetime(
-        2024, 3, 1, 22, tzinfo=datetime.timezone(datetime.timedelta(hours=-3))
-    )
+
+
+def test_objects_of_several_types_are_dates() -> None:
+    zone = datetime.timezone(datetime.timedelta(hours=-3))
     mixed = [
         datetime.date(2024, 3, 2),
-        day,
+        datetime.datetime(2024, 3, 1, 22, tzinfo=zone),
         np.datetime64("2024-03-03", "ns"),
         None,
         pandas.NaT,
@@ -579,83 +623,104 @@ def test_texts_and_objects_some_of_which_are_dates() -> None:
 
 
 @pytest.mark.parametrize("unit", UNITS)
-def test_durations_and_times_are_seconds(unit: str) -> None:
+def test_durations_are_seconds(unit: str) -> None:
     # 64 bits hold 10**8 days in microseconds, 10**5 in nanoseconds.
     days = {"us": 10**8, "ns": 10**5}.get(unit, 10**9)
     spans = np.array([-90_000_001, 5, days * 86_400], "m8[s]").astype(f"m8[{unit}]")
-    clock = [datetime.time(23, 59, 59, 500_000), None, datetime.time(0)]
-    frame = pandas.DataFrame({"span": spans, "at": clock})
+    frame = pandas.DataFrame({"span": spans})
     schema = Schema.learn(frame)
-    assert schema.dates == {"span": Parts(("duration",)), "at": Parts(("time",))}
+    assert schema.dates == {"span": Parts(("duration",))}
+    expected = frame[["span"]].apply(lambda column: column.dt.total_seconds())
+    table = pyarrow.Table.from_pandas(frame)
+    for X in (frame, table, polars.from_arrow(table)):
+        np.testing.assert_allclose(schema.read(X).numbers, expected, rtol=1e-9)
+
+
+def test_times_are_seconds() -> None:
+    clock = [datetime.time(23, 59, 59, 500_000), None, datetime.time(0)]
+    frame = pandas.DataFrame({"at": clock})
+    schema = Schema.learn(frame)
+    assert schema.dates == {"at": Parts(("time",))}
     table = pyarrow.Table.from_pandas(frame)
     for X in (frame, table, polars.from_arrow(table), frame.astype({"at": object})):
         numbers = schema.read(X).numbers
-        np.testing.assert_allclose(
-            numbers[:, 0], frame["span"].dt.total_seconds(), rtol=1e-9
-        )
-        np.testing.assert_array_equal(numbers[:, 1], [86_399.5, NAN, 0])
+        np.testing.assert_array_equal(numbers, [[86_399.5], [NAN], [0]])
+
+
+def test_durations_of_nanoseconds_are_seconds() -> None:
     tiny = pandas.DataFrame({"span": np.array([350, 700], "m8[ns]")})
     assert Schema.learn(tiny).read(tiny).numbers[:, 0].tolist() == [3.5e-7, 7e-7]
 
 
-def test_other_types_of_dates_in_predictions() -> None:
-    schema = Schema.learn(pandas.DataFrame({"when": ["2024-03-01", "2024-03-05"] * 40}))
-    expected = [[4, 3, 3.5], [NAN] * 3]
-    days = np.array(["2024-03-04T12", "NaT"], "M8[ns]")
-    texts = ["2024-03-04 12:00Z", None]
-    for item in (
-        days,
-        pandas.Series(days).dt.tz_localize("UTC"),
-        texts,
-        [days[0], None],
-    ):
-        with warnings.catch_warnings(action="ignore", category=UserWarning):
-            result = schema.read(pandas.DataFrame({"when": item})).numbers
-        np.testing.assert_array_equal(result[:, [0, 2]], np.array(expected)[:, [0, 2]])
-    for nothing in (
-        [None, None],
-        [NAN, NAN],
-        ["", ""],
-        pandas.array([None] * 2, "string"),
-    ):
-        assert np.isnan(schema.read(pandas.DataFrame({"when": nothing})).numbers).all()
-    assert np.isnan(
-        schema.read(pyarrow.table({"when": pyarrow.nulls(2)})).numbers
-    ).all()
-    assert schema.read(pandas.DataFrame({"when": days[:0]})).numbers.shape == (0, 3)
+DATED = Schema.learn(pandas.DataFrame({"when": ["2024-03-01", "2024-03-05"] * 40}))
+NOON = np.array(["2024-03-04T12", "NaT"], "M8[ns]")
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    "values",
+    [
+        NOON,
+        pandas.Series(NOON).dt.tz_localize("UTC"),
+        ["2024-03-04 12:00Z", None],
+        [NOON[0], None],
+    ],
+    ids=["datetime64", "zoned", "texts", "objects"],
+)
+def test_dates_of_other_types_are_read(values: Any) -> None:
+    result = DATED.read(pandas.DataFrame({"when": values})).numbers
+    np.testing.assert_array_equal(result[:, [0, 2]], [[4, 3.5], [NAN, NAN]])
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[None, None], [NAN, NAN], ["", ""], pandas.array([None] * 2, "string")],
+    ids=["None", "NaN", "empty texts", "strings"],
+)
+def test_dates_may_be_missing(values: Any) -> None:
+    numbers = DATED.read(pandas.DataFrame({"when": values})).numbers
+    assert np.isnan(numbers).all()
+
+
+def test_dates_may_be_nulls_of_arrow() -> None:
+    numbers = DATED.read(pyarrow.table({"when": pyarrow.nulls(2)})).numbers
+    assert np.isnan(numbers).all()
+
+
+def test_no_dates_have_no_numbers() -> None:
+    numbers = DATED.read(pandas.DataFrame({"when": NOON[:0]})).numbers
+    assert numbers.shape == (0, 3)
+
+
+@pytest.mark.parametrize("zoned", [True, False])
 @pytest.mark.parametrize("seed", range(4))
-def test_zones_that_training_had_not_are_warned_of(seed: int) -> None:
+def test_zones_that_training_had_not_are_warned_of(seed: int, zoned: bool) -> None:
     """From every form of a table to every other one, and from a file."""
     frame = drawn(seed)
-    naive = frame.assign(zoned=frame["zoned"].dt.tz_localize(None))
-    for X, other in ((frame, naive), (naive, frame)):
-        first, then = (list(forms(one).values())[:-1] for one in (X, other))
-        schema = Schema.from_json(Schema.learn(first[seed]).to_json())
-        assert {name for name, one in schema.dates.items() if one.zone} == (
-            {"zoned"} if X is frame else set()
-        )
-        if X is frame:
-            pair = "had a zone in training, and have none"
-        else:
-            pair = "had no zone .* have one"
-        for rows in first:
-            schema.read(rows)
-        for rows in then:
-            with pytest.warns(UserWarning, match=f"^me: the dates of 'zoned' {pair}"):
-                schema.read(rows, "me")
+    other = frame.assign(zoned=frame["zoned"].dt.tz_localize(None))
+    zones = {"zoned"}
+    words = "^me: the dates of 'zoned' had a zone in training, and have none"
+    if not zoned:
+        frame, other = other, frame
+        zones = set()
+        words = "^me: the dates of 'zoned' had no zone .* have one"
+    # All but the array, whose columns have no names.
+    known = list(forms(frame).values())[:-1]
+    schema = Schema.from_json(Schema.learn(known[seed]).to_json())
+    assert {name for name, parts in schema.dates.items() if parts.zone} == zones
+    for rows in known:
+        schema.read(rows)
+    for rows in list(forms(other).values())[:-1]:
+        with pytest.warns(UserWarning, match=words):
+            schema.read(rows, "me")
 
 
 def test_dates_that_are_asked_to_be_categories() -> None:
     frame = drawn(5, n=90)
     # Of a few days, and of hours in them.
-    frame["day"] = pandas.Timestamp("2024-03-01") + pandas.to_timedelta(
-        np.arange(90) % 3, "D"
-    )
-    frame["moment"] = pandas.Timestamp("2024-03-01") + pandas.to_timedelta(
-        np.arange(90) % 4, "h"
-    )
+    first = pandas.Timestamp("2024-03-01")
+    frame["day"] = first + pandas.to_timedelta(np.arange(90) % 3, "D")
+    frame["moment"] = first + pandas.to_timedelta(np.arange(90) % 4, "h")
     frame["clock"] = frame["moment"].dt.time
     frame["zoned"] = frame["moment"].dt.tz_localize(ZONE)
     asked = ["day", "moment", "clock", "zoned"]
@@ -667,9 +732,8 @@ def test_dates_that_are_asked_to_be_categories() -> None:
     assert schema.levels["clock"] == tuple(f"0{h}:00:00" for h in range(4))
     assert schema.levels["zoned"][0] == "2024-02-29T23:00:00"
     expected = schema.read(frame).codes
-    assert (
-        expected[:, [schema.categorical_names.index(one) for one in asked]] >= 0
-    ).all()
+    places = [schema.categorical_names.index(name) for name in asked]
+    assert (expected[:, places] >= 0).all()
     for form, X in forms(frame).items():
         if form != "array":
             assert Schema.learn(X, asked) == schema, form
@@ -681,13 +745,11 @@ def test_dates_that_are_asked_to_be_categories() -> None:
 def test_models_learn_from_dates_in_every_form() -> None:
     frame = drawn(6, n=200)
     rng = np.random.default_rng(0)
-    since = (frame["moment"] - frame["moment"].min()).dt.total_seconds().fillna(
-        0
-    ) / 86_400
-    y = since / 50 + rng.normal(size=200) / 10
-    model = TabularMLPRegressor(n_members=2, max_iter=10, cv=2, random_state=0).fit(
-        frame, y
-    )
+    since = frame["moment"] - frame["moment"].min()
+    days = since.dt.total_seconds().fillna(0) / 86_400
+    y = days / 50 + rng.normal(size=200) / 10
+    model = TabularMLPRegressor(n_members=2, max_iter=10, cv=2, random_state=0)
+    model.fit(frame, y)
     expected = model.predict(frame)
     for X in list(forms(frame).values())[:-1]:
         np.testing.assert_array_equal(model.predict(X), expected)
