@@ -51,7 +51,7 @@ def rows(n: int = 200, seed: int = 0) -> Values:
 def fitted(
     settings: dict[str, Any], values: Values, task: Any = "regression"
 ) -> Encoding:
-    y = np.nan_to_num(values.numbers).sum(axis=1)
+    y: Any = np.nan_to_num(values.numbers).sum(axis=1)
     if task == "classification":
         y = (y > 0) * 1
     return Encoding(**settings).fit(values, y, task, np.random.default_rng(0))
