@@ -104,9 +104,12 @@ def test_a_single_step_is_not_judged() -> None:
     assert warned(net(), Y * 1e12, epochs=1, batch_size=64) == []
 
 
-def test_streams_and_many_nets_warn_too() -> None:
+def test_blocks_of_a_large_target_warn() -> None:
     source = Blocks.from_arrays(X, Y * 1e12, rows=8)
     with pytest.warns(UserWarning, match="^y has mean"):
         net().fit(source, epochs=2, batch_size=8)
+
+
+def test_a_large_target_of_many_nets_warns() -> None:
     with pytest.warns(UserWarning, match=r"^fit_many: nets\[0\]: y has mean"):
         fit_many([net(optimizer=Adam(0.01))], X, Y * 1e12, epochs=2)

@@ -340,26 +340,39 @@ def test_another_fit_is_not_resumed(change: str, path: Path) -> None:
     assert not isinstance(caught.value, FileError)
 
 
-def test_other_data_and_model_files_are_not_resumed(path: Path) -> None:
+def test_a_fit_without_early_stopping_is_not_resumed_with_it(path: Path) -> None:
     fit(make(), checkpoint=path)
     stopping: dict[str, Any] = {"early_stopping": EarlyStopping("loss")}
     with pytest.raises(
         ValueError, match=r"its early_stopping is None, here it is {'monitor'"
     ):
         fit(make(), checkpoint=path, resume=True, **stopping)
+
+
+def test_a_fit_without_validation_data_is_not_resumed_with_it(path: Path) -> None:
+    fit(make(), checkpoint=path)
     with pytest.raises(
         ValueError, match="it has no validation data, here there is val"
     ):
         fit(make(), checkpoint=path, resume=True, validation_data=(X, Y))
+
+
+def test_other_validation_data_are_not_resumed(path: Path) -> None:
     options: dict[str, Any] = {"early_stopping": 20, "checkpoint": path}
     fit(make(), validation_data=(X[:9], Y[:9]), **options)
     with pytest.raises(ValueError, match="its validation_data is"):
         fit(make(), validation_data=(X[:9], Y[:9] + 1), resume=True, **options)
+
+
+def test_other_data_are_not_resumed(path: Path) -> None:
     fit(make(), checkpoint=path)
     with pytest.raises(ValueError, match="its data is"):
         make().fit(
             X, Y + 1e-7, epochs=EPOCHS, batch_size=10, checkpoint=path, resume=True
         )
+
+
+def test_a_fit_with_validation_data_is_not_resumed_without(path: Path) -> None:
     fit(make(), checkpoint=path, validation_data=(X, Y))
     with pytest.raises(
         ValueError, match="it has validation data, here there is no validation_data"

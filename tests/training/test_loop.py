@@ -131,7 +131,7 @@ def test_an_error_in_a_callback_is_raised_and_leaves_a_usable_net(
     assert net.n_steps == 2
 
 
-def test_callbacks_count_and_schedules_reach_histories() -> None:
+def test_what_a_callback_wrote_before_its_error_stays() -> None:
     def callback(report: Report) -> None:
         report.net.parameters.fill(0.5)
         raise LookupError("mine")
@@ -140,9 +140,12 @@ def test_callbacks_count_and_schedules_reach_histories() -> None:
     with pytest.raises(LookupError, match="mine"):
         net.fit(X, Y, epochs=3, callbacks=callback)
     assert (net.parameters == 0.5).all()
+
+
+def test_a_history_has_the_rate_of_each_epochs_last_step() -> None:
     schedule = Warmup(Cosine(0.1), n_steps=4)
     history = make_net(optimizer=SGD(schedule)).fit(X, Y, epochs=5, batch_size=26)
-    # Two steps an epoch, ten in all; the rate of each epoch's last step.
+    # Each epoch has two steps, ten in all.
     expected = schedule(np.array([1, 3, 5, 7, 9]), 10)
     np.testing.assert_allclose(history.learning_rate, expected, rtol=1e-12)
 
@@ -203,11 +206,14 @@ def test_an_optimizer_may_be_set_between_fits() -> None:
         make_net().fit(X, Y, epochs=2, callbacks=callback)
 
 
-def test_validation_losses_are_weighted_and_without_penalties() -> None:
+def test_validation_losses_are_without_penalties() -> None:
     net = make_net(l2=5.0, dtype="float64")
     history = net.fit(X, Y, epochs=2, validation_data=(X[:20], Y[:20]))
     expected = np.mean((net.predict(X[:20])[:, 0] - Y[:20]) ** 2)
     assert history.validation_loss[-1] == pytest.approx(expected, rel=1e-12)
+
+
+def test_validation_losses_are_weighted() -> None:
     net = make_net(dtype="float64")
     weight = np.zeros(51)
     weight[7] = 3

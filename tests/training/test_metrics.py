@@ -141,20 +141,21 @@ def test_three_classes(one_hot: bool) -> None:
     assert history.metrics["auc"][-1] == auc(CLASSES[40:], p, multi_class="ovr")
 
 
-def test_metrics_have_columns_and_change_no_bit() -> None:
+def test_a_metric_is_given_a_column_for_each_class() -> None:
     history = classifier().fit(
         X[:40], CLASSES[:40], epochs=2, metrics={"log": log_loss}, **THREE_CLASSES
     )
     np.testing.assert_allclose(
         history.metrics["log"], history.validation_loss, rtol=1e-9
     )
+
+
+def test_metrics_change_no_bit() -> None:
     nets = [regressor(dtype="float32") for _ in range(2)]
     plain = nets[0].fit(X[:40], Y[:40], epochs=5, **VALID)
     measured = nets[1].fit(X[:40], Y[:40], epochs=5, metrics=["mae", "r2"], **VALID)
-    assert (plain.loss, plain.validation_loss) == (
-        measured.loss,
-        measured.validation_loss,
-    )
+    assert plain.loss == measured.loss
+    assert plain.validation_loss == measured.validation_loss
     assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
 
 
@@ -350,12 +351,15 @@ def test_without_scikit_learn_losses_are_known(monkeypatch: pytest.MonkeyPatch) 
         regressor().fit(X[:40], Y[:40], metrics="r2_score", **VALID)
 
 
-def test_unknown_metrics_and_best_epochs_are_told() -> None:
+def test_an_unknown_metric_is_told_the_nearest() -> None:
     with pytest.raises(ValueError, match="did you mean 'roc_auc'") as raised:
         regressor().fit(X[:40], Y[:40], metrics="auc", **VALID)
     assert {*OF_SCORERS} <= {*get_scorer_names()}
     assert len(str(raised.value)) < 350
     assert "completeness" not in str(raised.value)
+
+
+def test_a_history_tells_its_best_epoch() -> None:
     history = History([3.0, 2.0], status=Status.STOPPED_EARLY, best_epoch=0)
     assert repr(history) == (
         "History(2 epochs, loss 3 to 2, best in epoch 1, STOPPED_EARLY, 0 s)"
@@ -370,22 +374,31 @@ def cells(history: History) -> list[list[str]]:
     return [["".join(cell.itertext()) for cell in row] for row in parts(history, "tr")]
 
 
+SHOWN = History([4.0, 1.0, 2.0], [5.0, 3.0, 1.5], seconds=1.234, status=Status.STOPPED)
+
+
 def test_a_history_in_a_notebook_has_first_best_and_last_losses() -> None:
-    history = History(
-        [4.0, 1.0, 2.0], [5.0, 3.0, 1.5], seconds=1.234, status=Status.STOPPED
-    )
-    assert cells(history) == [
+    assert cells(SHOWN) == [
         ["loss", "first", "best", "in epoch", "last"],
         ["training", "4", "1", "2", "2"],
         ["validation", "5", "1.5", "3", "1.5"],
     ]
-    shown = " ".join(ElementTree.fromstring(history._repr_html_()).itertext())
+
+
+def test_a_history_in_a_notebook_tells_its_time_and_status() -> None:
+    shown = " ".join(ElementTree.fromstring(SHOWN._repr_html_()).itertext())
     assert "History  3 epochs in 1.23 s; a callback asked to stop" in shown
-    solid, dashed = parts(history, "polyline")
+
+
+def test_a_history_in_a_notebook_has_a_line_for_each_loss() -> None:
+    solid, dashed = parts(SHOWN, "polyline")
     assert dashed.get("stroke-dasharray")
     assert not solid.get("stroke-dasharray")
     assert [len(line.get("points").split()) for line in (solid, dashed)] == [3, 3]
-    assert "background" not in history._repr_html_()
+
+
+def test_a_history_in_a_notebook_has_no_colour_of_its_own() -> None:
+    assert "background" not in SHOWN._repr_html_()
 
 
 @pytest.mark.parametrize(
@@ -411,22 +424,28 @@ def test_any_history_is_shown(
     )
 
 
-def test_frames_have_epochs_metrics_and_columns() -> None:
+def test_a_frame_has_a_row_for_each_epoch() -> None:
     history = History([3.0, 2.0], [4.0, 3.0], [0.1, 0.05])
     frame = pd.DataFrame(
         {"epoch": [0, 1], "loss": [3.0, 2.0], "validation_loss": [4.0, 3.0]}
     ).assign(learning_rate=[0.1, 0.05])
     pd.testing.assert_frame_equal(history.to_frame(), frame)
+
+
+def test_a_frame_has_a_column_for_each_metric_with_values() -> None:
     history = History([3.0, 2.0], [4.0, 3.0], metrics={"auc": [0.5, 0.75], "r2": []})
-    assert list(history.to_frame().columns) == [
-        "epoch",
-        "loss",
-        "validation_loss",
-        "auc",
-    ]
-    assert history.to_frame()["auc"].tolist() == [0.5, 0.75]
-    assert list(History().to_frame().columns) == ["epoch", "loss"]
-    assert History().to_frame().shape == (0, 2)
+    frame = history.to_frame()
+    assert list(frame.columns) == ["epoch", "loss", "validation_loss", "auc"]
+    assert frame["auc"].tolist() == [0.5, 0.75]
+
+
+def test_a_frame_without_epochs_is_empty() -> None:
+    frame = History().to_frame()
+    assert list(frame.columns) == ["epoch", "loss"]
+    assert frame.shape == (0, 2)
+
+
+def test_a_frame_has_gaps_where_a_series_is_shorter() -> None:
     cut = History([3.0, 2.0], [4.0]).to_frame()
     assert math.isnan(cut["validation_loss"][1])
 

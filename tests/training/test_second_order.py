@@ -62,7 +62,7 @@ def test_steps_are_the_oracles(loss: str) -> None:
     np.testing.assert_allclose(net.parameters, flat, rtol=1e-9, atol=1e-9)
 
 
-def test_linear_nets_end_in_two_steps_and_lbfgs_keeps_signs() -> None:
+def test_linear_nets_are_solved_in_two_steps() -> None:
     y = np.column_stack([X @ [1.0, -2.0] + 0.5, np.cos(X[:, 0])])
     net = MLP((2, 2), dtype="float64", seed=0, optimizer=LevenbergMarquardt(1e-8))
     net.fit(X, y, epochs=2)
@@ -70,11 +70,13 @@ def test_linear_nets_end_in_two_steps_and_lbfgs_keeps_signs() -> None:
     np.testing.assert_allclose(
         np.vstack([net.weights[0], net.biases[0]]), solved, atol=1e-10
     )
+
+
+def test_lbfgs_keeps_a_net_monotonic() -> None:
     net = net_of(LBFGS(), monotonic_cst=[1, 0])
     net.fit(X, Y, epochs=20)
-    rising = net.predict(
-        np.column_stack([np.linspace(-1, 1, 50), np.zeros(50)])
-    ).ravel()
+    line = np.column_stack([np.linspace(-1, 1, 50), np.zeros(50)])
+    rising = net.predict(line).ravel()
     assert (np.diff(rising) >= 0).all()
 
 
@@ -171,13 +173,23 @@ def test_a_time_limit_ends_within_a_step(
     assert limit <= history.seconds <= limit + product
 
 
-def test_damping_above_its_limit_ends_a_fit_and_the_next_begins_anew() -> None:
-    settings: Any = {"activation": "relu", "initializer": "he_uniform"}
-    net = net_of(LevenbergMarquardt(1e-3, max_damping=2e-3), **settings)
+def soon_damped() -> MLP:
+    return net_of(
+        LevenbergMarquardt(1e-3, max_damping=2e-3),
+        activation="relu",
+        initializer="he_uniform",
+    )
+
+
+def test_damping_above_its_limit_ends_a_fit() -> None:
+    net = soon_damped()
     history = net.fit(X, Y, epochs=1000)
     assert history.status.name == "CONVERGED"
     assert len(history.loss) < 1000
-    net = net_of(LevenbergMarquardt(1e-3, max_damping=2e-3), **settings)
+
+
+def test_a_fit_after_a_converged_one_begins_its_damping_anew() -> None:
+    net = soon_damped()
     assert net.fit(X, Y, epochs=1000).status.name == "CONVERGED"
     assert len(net.fit(X, X[:, 0], epochs=5).loss) == 5
 
@@ -261,7 +273,7 @@ def test_what_callbacks_write_is_trained() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_resumed_and_parted_fits_have_the_same_bits(tmp_path: Path, dtype: str) -> None:
+def test_a_resumed_fit_has_the_same_bits(tmp_path: Path, dtype: str) -> None:
     whole = net_of(dtype=dtype)
     file = tmp_path / "fit.safetensors"
     history = whole.fit(X, Y, epochs=8)
@@ -274,11 +286,17 @@ def test_resumed_and_parted_fits_have_the_same_bits(tmp_path: Path, dtype: str) 
     assert (
         resumed.fit(X, Y, epochs=8, checkpoint=file, resume=True).loss == history.loss
     )
+    assert resumed.parameters.tobytes() == whole.parameters.tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_two_fits_have_the_bits_of_one_over_their_epochs(dtype: str) -> None:
+    whole = net_of(dtype=dtype)
+    whole.fit(X, Y, epochs=8)
     parts = net_of(dtype=dtype)
     parts.fit(X, Y, epochs=4)
     parts.fit(X, Y, epochs=4)
-    for net in (resumed, parts):
-        assert net.parameters.tobytes() == whole.parameters.tobytes()
+    assert parts.parameters.tobytes() == whole.parameters.tobytes()
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -885,7 +885,7 @@ def test_a_forked_child_goes_on() -> None:
 
 
 @pytest.mark.slow
-def test_buffers_of_a_net_go_with_it_and_are_counted() -> None:
+def test_buffers_of_a_net_go_with_it() -> None:
     X, y = ONES
     gc.collect()
     steps.KEPT.clear()
@@ -897,9 +897,14 @@ def test_buffers_of_a_net_go_with_it_and_are_counted() -> None:
     del net
     gc.collect()
     assert steps.KEPT.n_bytes == 0
+
+
+@pytest.mark.slow
+def test_buffers_of_a_net_are_counted() -> None:
     X = np.ones((4096, 4), np.float32)
     y = np.ones((4096, 4), np.float32)
-    counted, taken = [], []
+    counted = []
+    taken = []
     for n_threads in (1, 2):
         MLP((4, 32, 16, 4), n_threads=n_threads).train_on_batch(X, y)
         gc.collect()

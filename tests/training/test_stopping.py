@@ -272,7 +272,7 @@ def test_the_best_epoch_is_restored_at_every_ending_and_a_warning_names_it(
     assert net.parameters.tobytes() == best.parameters.tobytes()
 
 
-def test_later_fits_and_fits_that_use_none_keep_nothing() -> None:
+def test_a_fit_after_one_that_stops_early_keeps_no_epoch() -> None:
     seen: list[int | None] = []
     net = make()
     settings: Any = {"epochs": 30, "early_stopping": 30, **SPLIT}
@@ -285,17 +285,21 @@ def test_later_fits_and_fits_that_use_none_keep_nothing() -> None:
     assert seen[:2] == [0, 1]
     assert net.fit(X, Y, epochs=2).status is Status.COMPLETED
     assert net.n_steps == 30 * 8 + 2 * 3
+
+
+def test_a_fit_without_a_monitor_keeps_no_epoch() -> None:
     assert EpochWatch(None, None).best is None
     assert not FitOptions().look_at_epochs
     history = make().fit(X, Y, epochs=2)
-    assert (history.best_epoch, history.metrics) == (None, {})
+    assert history.best_epoch is None
+    assert history.metrics == {}
     assert "best" not in repr(history)
 
 
 # --- plateaus in a fit ---
 
 
-def test_lowered_rates_are_the_schedules_and_train_as_set_by_hand() -> None:
+def test_a_plateau_lowers_the_rates_of_a_schedule() -> None:
     schedule = Cosine(0.02)
     reduce = ReduceLROnPlateau(0.5, patience=1, monitor="loss", min_delta=10.0)
     net = make(optimizer=SGD(schedule))
@@ -303,7 +307,11 @@ def test_lowered_rates_are_the_schedules_and_train_as_set_by_hand() -> None:
     # The first epoch is the best; each one after it lowers the rate.
     expected = schedule(np.arange(6), 6) * 0.5 ** np.array([0, 0, 1, 2, 3, 4])
     np.testing.assert_allclose(history.learning_rate, expected, rtol=1e-12)
-    lowered, by_hand = (make(optimizer=SGD(0.1)) for _ in range(2))
+
+
+def test_lowered_rates_train_as_set_by_hand() -> None:
+    lowered = make(optimizer=SGD(0.1))
+    by_hand = make(optimizer=SGD(0.1))
     reduce = ReduceLROnPlateau(
         0.25, patience=2, monitor="loss", min_delta=10.0, min_lr=0.01
     )
@@ -364,10 +372,13 @@ def test_a_fit_ends_after_the_epoch_in_which_its_time_is_up(
     assert make().fit(X, Y, epochs=1, **options).status is Status.COMPLETED
 
 
-def test_time_ends_windows_and_each_of_many_nets() -> None:
+def test_time_ends_a_fit() -> None:
     history = make().fit(X, Y, epochs=10**9, time_limit=0.02)
     assert history.status is Status.OUT_OF_TIME
     assert history.seconds >= 0.02
+
+
+def test_time_ends_each_of_many_nets() -> None:
     histories = fit_many(
         [make(seed=k) for k in range(3)], X, Y, epochs=10**9, time_limit=0.05
     )

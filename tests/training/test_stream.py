@@ -147,7 +147,7 @@ def test_buffers_train_as_arrays_in_turn(
     assert no_thread_is_left()
 
 
-def test_schedules_know_the_steps_and_weights_weigh_buffers() -> None:
+def test_weighted_buffers_of_a_schedule_train_as_arrays() -> None:
     nets = [regression(optimizer=SGD(Cosine(0.01))) for _ in range(2)]
     options: dict[str, Any] = {"epochs": 3, "batch_size": 16, "shuffle": False}
     weight = np.where(np.arange(N) < 520, 0, WEIGHT)
@@ -163,7 +163,7 @@ def test_schedules_know_the_steps_and_weights_weigh_buffers() -> None:
     assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
 
 
-def test_splits_and_seeds_of_blocks_have_their_orders() -> None:
+def test_blocks_of_another_seed_have_another_order() -> None:
     nets = [regression() for _ in range(2)]
     for seed, net in enumerate(nets):
         net.fit(
@@ -173,14 +173,15 @@ def test_splits_and_seeds_of_blocks_have_their_orders() -> None:
             buffer_rows=200,
         )
     assert (nets[0].parameters != nets[1].parameters).any()
+
+
+def test_blocks_are_split_as_their_arrays() -> None:
     nets = [regression(), regression()]
     options = dict[str, Any](epochs=3, validation_split=0.2)
     arrays = nets[0].fit(X, Y, sample_weight=WEIGHT, **options)
     blocks = nets[1].fit(Blocks.from_arrays(X, Y, WEIGHT, rows=170), **options)
-    assert (arrays.loss, arrays.validation_loss) == (
-        blocks.loss,
-        blocks.validation_loss,
-    )
+    assert arrays.loss == blocks.loss
+    assert arrays.validation_loss == blocks.validation_loss
     assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
 
 
@@ -237,7 +238,7 @@ def test_a_divergence_goes_back_to_the_start_of_its_epoch(average: Any) -> None:
     assert nets[1].fit(X, Y, epochs=1).loss[0] < 2
 
 
-def test_what_a_source_raises_arrives_and_the_net_is_usable() -> None:
+def test_what_a_source_raises_arrives_unchanged() -> None:
     def fails(source: Source, i: int, content: Any) -> Any:
         if source.n_read > 14:
             raise ConnectionError("gone")
@@ -260,6 +261,10 @@ def test_what_a_source_raises_arrives_and_the_net_is_usable() -> None:
     assert net.n_steps > 100
     assert no_thread_is_left()
     net.fit(X, Y, epochs=1)
+
+
+def test_what_an_iterator_raises_leaves_no_thread() -> None:
+    net = regression()
     passes = iter((stream, failing))
     with pytest.raises(ConnectionError, match="gone"):
         net.fit(lambda: next(passes)(), epochs=3, batch_size=10, buffer_rows=200)

@@ -137,7 +137,7 @@ def test_other_settings_of_one_rank_raise_on_all(message: str) -> None:
         assert message in str(error)
 
 
-def test_ranks_agree_on_nets_and_need_rows() -> None:
+def test_ranks_must_have_the_same_net() -> None:
     for name, nets in {
         "parameters (by seed=, or from a file)": [
             made(seed=seed) for seed in (1, 1, 1, 2)
@@ -148,6 +148,8 @@ def test_ranks_agree_on_nets_and_need_rows() -> None:
         for error in errors_of(work(iter(nets).__next__)):
             assert f"all ranks must have the same {name}, but rank 0 has" in str(error)
 
+
+def test_some_rank_must_have_rows() -> None:
     def fit(communicator: Any) -> Any:
         return made().fit(X[:0], Y[:0], communicator=communicator)
 
@@ -221,10 +223,13 @@ def validated(rank: int) -> dict[str, Any]:
     }
 
 
-def test_validation_and_time_are_of_all_rows_and_rank_0() -> None:
+def test_validation_losses_are_of_all_ranks_rows() -> None:
     for net, history in on_ranks(4, work(of_rank=validated)):
         expected = float(np.mean((net.predict(X) - Y) ** 2))
         np.testing.assert_allclose(history.validation_loss[-1], expected, rtol=1e-10)
+
+
+def test_a_time_limit_ends_all_ranks_in_one_epoch() -> None:
     result = on_ranks(4, work(of_rank=lambda rank: {"time_limit": 1e-6}, epochs=50))
     for _, history in result:
         assert history.status is Status.OUT_OF_TIME
@@ -261,7 +266,7 @@ def test_metrics_are_of_all_rows() -> None:
     np.testing.assert_array_equal(seen[0][1], WEIGHT)
 
 
-def test_early_stopping_plateaus_and_splits_are_the_same_on_all_ranks() -> None:
+def test_all_ranks_lower_rates_and_stop_in_the_same_epochs() -> None:
     settings = [EarlyStopping(patience=2), ReduceLROnPlateau(patience=1)]
     options: Any = {"optimizer": Adam(0.1)}
     result = on_ranks(
@@ -275,6 +280,9 @@ def test_early_stopping_plateaus_and_splits_are_the_same_on_all_ranks() -> None:
         assert item.validation_loss == history.validation_loss
         assert item.learning_rate == history.learning_rate
         assert net.parameters.tobytes() == first.parameters.tobytes()
+
+
+def test_rows_split_off_by_ranks_have_one_validation_loss() -> None:
     split = on_ranks(4, work(validation_split=0.34, keep_best=True))
     assert len({tuple(item.validation_loss) for _, item in split}) == 1
 
@@ -359,26 +367,37 @@ def test_ranks_with_other_numbers_of_buffers(source: Any) -> None:
     assert net.n_steps == 3 * (12 + 10 + 7 + 4)
 
 
-def test_buffers_of_ranks_have_one_loss_and_schedule() -> None:
+def test_the_loss_of_ranks_buffers_is_the_mean_over_all_rows() -> None:
     def net() -> MLP:
         return made(optimizer=Adam(1e-12))
 
     (_, history), *_ = fitted(blocks, net)
     expected = float(np.mean((net().predict(DEALT_X) - DEALT_Y) ** 2))
     np.testing.assert_allclose(history.loss, expected, rtol=1e-6)
-    (one, history), *_ = fitted(blocks, lambda: made(optimizer=Adam(Cosine(0.01))))
+
+
+def scheduled() -> MLP:
+    return made(optimizer=Adam(Cosine(0.01)))
+
+
+def test_a_schedule_counts_the_steps_of_ranks_buffers() -> None:
+    (one, history), *_ = fitted(blocks, scheduled)
     last = Cosine(0.01)(np.array([one.n_steps - 1]), one.n_steps)
     np.testing.assert_allclose(history.learning_rate[-1], last)
-    result = outcomes(
-        4,
-        lambda comm: made(optimizer=Adam(Cosine(0.01))).fit(
-            *stream(comm.Get_rank()), batch_size=16, buffer_rows=320, communicator=comm
-        ),
-    )
+
+
+def test_a_schedule_over_streams_of_ranks_needs_the_number_of_steps() -> None:
+    def fit(communicator: Any) -> Any:
+        rows = stream(communicator.Get_rank())
+        return scheduled().fit(
+            *rows, batch_size=16, buffer_rows=320, communicator=communicator
+        )
+
+    result = outcomes(4, fit)
     assert all("needs the number of steps" in str(error) for error in result)
 
 
-def test_sources_train_as_arrays_and_in_epochs_of_steps() -> None:
+def test_ranks_blocks_in_one_buffer_train_as_arrays() -> None:
     def arrays(rank: int) -> Any:
         return parts_of(DEALT_X, DEALT)[rank], parts_of(DEALT_Y, DEALT)[rank]
 
@@ -386,6 +405,8 @@ def test_sources_train_as_arrays_and_in_epochs_of_steps() -> None:
     (of_arrays, _), *_ = fitted(arrays, buffer_rows=None)
     assert of_blocks.parameters.tobytes() == of_arrays.parameters.tobytes()
 
+
+def test_an_epoch_over_endless_streams_of_ranks_has_its_steps() -> None:
     def endless(rank: int) -> Any:
         def read() -> Iterator[Any]:
             while True:
@@ -438,7 +459,7 @@ def test_a_stream_resumes_to_the_bits_of_one_that_was_not_killed(
     assert on_ranks(4, lambda comm: fit(comm, resume=True, **kept)) == whole
 
 
-def test_files_and_row_groups_are_dealt_to_ranks(tmp_path: Path) -> None:
+def test_parts_of_a_table_are_dealt_to_ranks(tmp_path: Path) -> None:
     table = pa.table({**{f"x{i}": DEALT_X[:, i] for i in range(5)}, "y": DEALT_Y[:, 0]})
     for i in range(3):
         path = tmp_path / f"{i}.parquet"

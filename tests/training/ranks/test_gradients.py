@@ -121,7 +121,7 @@ def test_optimizers_penalties_layers_and_what_is_drawn(settings: Any) -> None:
 
 @pytest.mark.slow
 @too_slow
-def test_classes_and_weights() -> None:
+def test_weighted_classes() -> None:
     def net() -> MLP:
         return made(7, 24, 3, loss="cross_entropy")
 
@@ -161,7 +161,10 @@ def test_twice_the_same_bits_and_other_orders_for_other_seeds(
         return bytes(nets[0][0].parameters.tobytes())
 
     assert parameters(1) == parameters(1) != parameters(2)
-    # Ranks with the same rows take them in orders of their own.
+
+
+@pytest.mark.parametrize("every", [None, 1, 3, 100])
+def test_ranks_with_the_same_rows_have_orders_of_their_own(every: int | None) -> None:
     plain, mixed = (
         fitted(made, shares=(152, 152), shuffle=on, average_every=every)[0][0]
         for on in (False, True)
@@ -199,11 +202,14 @@ def test_ranks_with_other_numbers_of_threads_exchange_flat_vectors(
     np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
 
 
-def test_ranks_learn_together_and_one_has_the_bits_of_none() -> None:
+def test_one_rank_has_the_bits_of_none() -> None:
     ((alone, _),) = fitted(made, shares=(N,))
     net = made()
     net.fit(X, Y, batch_size=BATCH, epochs=3)
     assert alone.parameters.tobytes() == net.parameters.tobytes()
+
+
+def test_ranks_learn_by_averages() -> None:
     averaged: Any = {"shares": (152, 152), "average_every": 4, "epochs": 30}
     (_, history), *_ = fitted(lambda: made(optimizer=Adam(0.01)), **averaged)
     assert history.loss[-1] < 0.3 * history.loss[0]
@@ -420,28 +426,38 @@ def alone() -> MLP:
 
 
 @on_mpi
-def test_processes_are_equal_to_one_process_and_end_with_a_killed_rank(
-    killed: Path,
-) -> None:
+def test_processes_are_equal_to_one_process(killed: Path) -> None:
     result = np.frombuffer(parameters_of("plain", killed))
     np.testing.assert_allclose(result, alone().parameters, rtol=1e-10, atol=1e-10)
+
+
+@on_mpi
+def test_processes_end_with_a_killed_rank(killed: Path) -> None:
     assert not list(killed.glob("kill [0-9]"))
 
 
 @on_mpi
-def test_processes_have_the_same_bits_twice_and_resumed(ended: Path) -> None:
+def test_processes_have_the_same_bits_twice(ended: Path) -> None:
     assert parameters_of("average", ended) == parameters_of("again", ended)
+
+
+@on_mpi
+def test_processes_that_resume_have_the_bits_of_the_whole_fit(ended: Path) -> None:
     assert parameters_of("resume", ended) == parameters_of("whole", ended)
 
 
 @on_mpi
-def test_a_terminated_job_leaves_no_rank_and_a_resumed_fit_has_its_bits(
-    ended: Path, raised: "subprocess.CompletedProcess[str]"
-) -> None:
+def test_a_terminated_job_leaves_no_rank(ended: Path) -> None:
     pids = [int((ended / f"pid{rank} of wait").read_text()) for rank in range(4)]
     # mpiexec may end before them.
     assert wait_until(lambda: not any(map(lives, pids)), 30)
     assert not list(ended.glob("wait [0-9]"))
+
+
+@on_mpi
+def test_a_terminated_fit_resumes_to_the_same_bits(
+    ended: Path, raised: "subprocess.CompletedProcess[str]"
+) -> None:
     assert parameters_of("go on", ended) == parameters_of("whole", ended), raised.stderr
 
 
