@@ -476,7 +476,7 @@ def test_the_last_net_takes_the_threads_that_are_left(
 
 
 @pytest.mark.slow
-def test_waiting_nets_and_calls_in_tasks_keep_their_threads() -> None:
+def test_a_task_keeps_its_share_while_others_wait() -> None:
     shares: list[int | None] = []
     crew = task_pool.Pool(2)
     crew.run(
@@ -487,6 +487,10 @@ def test_waiting_nets_and_calls_in_tasks_keep_their_threads() -> None:
     )
     assert set(shares[:6]) == {1}
     assert task_pool.threads_of_task() is None
+
+
+@pytest.mark.slow
+def test_a_call_in_a_task_takes_the_threads_of_the_task() -> None:
     taken = list[int]()
     tasks = [
         task_pool.Task(1, lambda: taken.append(n_threads_of(None))) for _ in range(8)

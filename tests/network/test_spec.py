@@ -103,19 +103,21 @@ def test_views_are_carried_as_a_plain_list(carry: Any) -> None:
 TOLD: Any = ("float32", "bfloat16", "float32")
 
 
-def test_offsets_summaries_and_gradients_are_whole() -> None:
+def test_offsets_are_of_weights_first() -> None:
     # W1 (2, 4), W2 (4, 1), then biases of 4 and 1.
     assert make_layout((2, 4, 1)) == Layout((2, 4, 1), (0, 8), (12, 16), 12, 17)
+
+
+def test_a_summary_is_a_text_that_copies_keep() -> None:
     summary = MLP((2, 4, 1), seed=0).summary()
     assert isinstance(summary, str)
     assert repr(summary) == str(summary)
     assert len(repr(summary).splitlines()) == 4
-    assert (
-        repr(pickle.loads(pickle.dumps(summary))) == repr(copy.copy(summary)) == summary
-    )
+    assert repr(pickle.loads(pickle.dumps(summary))) == summary
+    assert repr(copy.copy(summary)) == summary
 
 
-def test_wide_and_told_layers_take_part() -> None:
+def test_wide_layers_are_paired() -> None:
     assert paired_layers(make_layout((32, 32, 31, 1000, 10))) == (
         True,
         False,
@@ -127,6 +129,9 @@ def test_wide_and_told_layers_take_part() -> None:
         True,
         True,
     )
+
+
+def test_layers_that_are_told_are_paired() -> None:
     layout = make_layout((3, 90, 20, 90))
     assert paired_layers(layout, ["bfloat16", "bfloat16", "float32"]) == (
         True,
@@ -134,12 +139,21 @@ def test_wide_and_told_layers_take_part() -> None:
         False,
     )
     assert paired_layers(layout, ["bfloat16"] * 3, sparse=True) == (False, True, True)
+
+
+def test_the_summary_shows_the_dtypes_that_layers_are_told() -> None:
     net = MLP((70, 80, 90, 2), compute_dtype=list(TOLD))
     assert net.compute_dtype == TOLD
     lines = net.summary().splitlines()
     assert tuple(line.split()[-1] for line in lines[1:4]) == TOLD
+
+
+def test_float32_for_all_layers_is_no_compute_dtype() -> None:
     net = MLP((70, 80, 2), compute_dtype=["float32", "float32"], dtype="float64")
     assert net.compute_dtype is None
+
+
+def test_the_summary_shows_the_layers_that_compute_in_bfloat16() -> None:
     net = MLP((70, 80, 90, 2), compute_dtype="bfloat16")
     lines = net.summary().splitlines()
     assert lines[0].endswith("products in")
@@ -179,7 +193,7 @@ def test_a_net_in_a_notebook_is_a_table_of_its_layers() -> None:
     )
 
 
-def test_html_escapes_names_and_has_no_colours() -> None:
+def test_html_escapes_names() -> None:
     def own(prediction: Any, target: Any) -> Any:
         return prediction - target, 1.0
 
@@ -187,6 +201,9 @@ def test_html_escapes_names_and_has_no_colours() -> None:
     html = MLP((2, 1), loss=Loss(own))._repr_html_()
     assert "<script>" not in html
     assert "loss &lt;script&gt;" in html
+
+
+def test_html_has_no_colours() -> None:
     html = MLP((2, 4, 1), seed=0)._repr_html_()
     assert "background" not in html
     assert not re.search(r"#[0-9a-f]{3}|rgb|(?<!-)color:", html)
@@ -254,7 +271,7 @@ def test_trainable_is_a_list_whose_items_may_be_set() -> None:
     assert type(pickle.loads(pickle.dumps(net.trainable))) is list
 
 
-def test_the_summary_shows_rates_and_dropout() -> None:
+def test_the_summary_shows_rates() -> None:
     net = MLP(SIZES, seed=0, layer_rates=[0.5, {"biases": 0.1}, {"weights": 0}])
     assert "layer_rates=[0.5, {'weights': 1.0, 'biases': 0.1}" in repr(net)
     net.trainable[0] = False
@@ -265,18 +282,20 @@ def test_the_summary_shows_rates_and_dropout() -> None:
         "x 1, biases x 0.1",
         "frozen, biases x 1",
     ]
-    assert (
-        net.summary()
-        .splitlines()[-1]
-        .startswith("108 parameters, 52 of them frozen, float32;")
-    )
+    last = net.summary().splitlines()[-1]
+    assert last.startswith("108 parameters, 52 of them frozen, float32;")
     assert "frozen" in net._repr_html_()
     assert "learning rate" not in MLP(SIZES).summary()
+
+
+def test_the_summary_shows_dropout() -> None:
     net = MLP(SIZES_DROPPED, dropout=0.2, input_noise=0.5)
     assert "dropout=0.2, input_noise=0.5, dtype" in repr(net)
     assert "; dropout 0.2; input_noise 0.5; Adam" in net.summary()
     assert "dropout=[0.2, 0.0], dtype" in repr(MLP(SIZES_DROPPED, dropout=[0.2, 0.0]))
-    assert "dropout" not in repr(MLP(SIZES_DROPPED)) + MLP(SIZES_DROPPED).summary()
+    plain = MLP(SIZES_DROPPED)
+    assert "dropout" not in repr(plain)
+    assert "dropout" not in plain.summary()
 
 
 def test_a_layer_that_is_frozen_for_a_time_is_in_no_hurry_after() -> None:
@@ -293,12 +312,16 @@ def test_a_layer_that_is_frozen_for_a_time_is_in_no_hurry_after() -> None:
     assert 0 < abs(net.weights[0] - before).max() < 0.1
 
 
-def test_fits_and_copies_keep_groups_and_the_gradient_is_whole() -> None:
+def test_a_copy_has_groups_of_its_own() -> None:
     net = net_of()
     again = copy.copy(net)
-    assert (again.layer_rates, again.trainable) == (RATES, [False, True, True])
+    assert again.layer_rates == RATES
+    assert again.trainable == [False, True, True]
     again.trainable[0] = True
     assert net.trainable[0] is False
+
+
+def test_the_gradient_of_a_frozen_net_is_whole() -> None:
     net = MLP(SIZES, seed=0, l2=0.1)
     frozen = MLP(SIZES, seed=0, l2=0.1, layer_rates=RATES)
     frozen.trainable = [False, False, True]
@@ -307,6 +330,8 @@ def test_fits_and_copies_keep_groups_and_the_gradient_is_whole() -> None:
     assert value == same
     assert np.array_equal(gradient, slopes)
 
+
+def test_a_callback_cannot_freeze() -> None:
     def freeze(report: Report) -> None:
         report.net.trainable = False
 
@@ -317,7 +342,7 @@ def test_fits_and_copies_keep_groups_and_the_gradient_is_whole() -> None:
 SIZES_DROPPED = (3, 5, 4, 1)
 
 
-def test_keys_are_of_nets_that_draw_and_change_no_weights() -> None:
+def test_nets_that_draw_nothing_have_no_key() -> None:
     assert MLP((3, 1), input_dropout=0.2, dropout=0.0)._network.dropout is not None
     for nothing in (
         {},
@@ -328,6 +353,9 @@ def test_keys_are_of_nets_that_draw_and_change_no_weights() -> None:
         net = MLP(SIZES_DROPPED, seed=0, **nothing)
         assert net._network.dropout is None
         assert net._state.key is None
+
+
+def test_dropout_changes_no_initial_weights() -> None:
     plain = MLP(SIZES_DROPPED, seed=1)
     other = MLP(SIZES_DROPPED, seed=1, dropout=0.1)
     assert plain.parameters.tobytes() == other.parameters.tobytes()
@@ -579,13 +607,16 @@ def test_the_signs_are_kept_by_each_step_of_the_definition() -> None:
     assert (free.parameters == 0).any()
 
 
-def test_directions_and_codes() -> None:
-    net = MLP((3, 4, 8, 2), monotonic_cst=[1, 0, -1], loss="gaussian_nll", seed=0)
-    layers = layer_settings.directions(net.layer_sizes, [1, 0, -1])
+def test_units_have_directions() -> None:
+    layers = layer_settings.directions((3, 4, 8, 2), [1, 0, -1])
     assert [layer.tolist() for layer in layers[1:3]] == [
         [0, 0, 1, -1],
         [0, 0, 1, -1, 1, -1, 1, -1],
     ]
+
+
+def test_parameters_have_the_codes_of_their_units() -> None:
+    net = MLP((3, 4, 8, 2), monotonic_cst=[1, 0, -1], loss="gaussian_nll", seed=0)
     codes = MLP((3, 4, 8, 2), seed=0)
     codes.parameters[:] = layer_settings.codes_of(core_of(net).engine.network)
     first, second, third = codes.weights
@@ -595,10 +626,11 @@ def test_directions_and_codes() -> None:
     assert (third[:, 1] == 0).all()
     assert third[:, 0].tolist() == [0, 0, 1, -1, 1, -1, 1, -1]
     assert not any(bias.any() for bias in codes.biases)
-    # None is free where every input is constrained.
-    assert all(
-        layer.all() for layer in layer_settings.directions((2, 5, 5, 1), (1, -1))
-    )
+
+
+def test_no_unit_is_free_where_every_input_is_constrained() -> None:
+    layers = layer_settings.directions((2, 5, 5, 1), (1, -1))
+    assert all(layer.all() for layer in layers)
 
 
 def test_zeros_are_no_constraint() -> None:
@@ -610,27 +642,50 @@ def test_zeros_are_no_constraint() -> None:
     np.testing.assert_array_equal(zeros.parameters, free.parameters)
 
 
-def test_files_copies_packs_and_threads_keep_it(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    X = rng.normal(size=(400, 3)).astype("float32")
-    y = -X[:, 0] + X[:, 1] ** 2
+MONOTONIC_X = np.random.default_rng(0).normal(size=(400, 3)).astype("float32")
+MONOTONIC_Y = -MONOTONIC_X[:, 0] + MONOTONIC_X[:, 1] ** 2
 
-    def net(**settings: Any) -> MLP:
-        return MLP((3, 64, 32, 1), monotonic_cst=[1, 0, -1], seed=3, **settings)
 
-    first = net(n_threads=1)
-    second = net(n_threads=2)
-    packed = net()
-    first.fit(X, y, epochs=4)
-    second.fit(X, y, epochs=4)
+def monotonic(**settings: Any) -> MLP:
+    return MLP((3, 64, 32, 1), monotonic_cst=[1, 0, -1], seed=3, **settings)
+
+
+def test_threads_keep_the_bits_of_monotonic_nets() -> None:
+    first = monotonic(n_threads=1)
+    second = monotonic(n_threads=2)
+    first.fit(MONOTONIC_X, MONOTONIC_Y, epochs=4)
+    second.fit(MONOTONIC_X, MONOTONIC_Y, epochs=4)
     np.testing.assert_array_equal(first.parameters, second.parameters)
-    fit_many([packed, MLP((3, 64, 32, 1), seed=1)], X, y, epochs=4)
+
+
+def test_packs_keep_the_bits_of_monotonic_nets() -> None:
+    first = monotonic(n_threads=1)
+    packed = monotonic()
+    first.fit(MONOTONIC_X, MONOTONIC_Y, epochs=4)
+    nets = [packed, MLP((3, 64, 32, 1), seed=1)]
+    fit_many(nets, MONOTONIC_X, MONOTONIC_Y, epochs=4)
     np.testing.assert_array_equal(first.parameters, packed.parameters)
-    fastmlp.save(first, tmp_path / "net.safetensors")
-    for other in (fastmlp.load(tmp_path / "net.safetensors"), copy.deepcopy(first)):
-        assert other.monotonic_cst == (1, 0, -1)
-        other.fit(X, -y, epochs=2)
-        assert is_ordered(other, X, [1, 0, -1])
-    assert "monotonic_cst=(1, 0, -1)" in repr(first)
-    bridged = net().as_estimator(random_state=0, epochs=2).fit(X, y)
-    assert is_ordered(bridged.net_, X, [1, 0, -1])
+
+
+@pytest.mark.parametrize("by_file", [False, True])
+def test_a_carried_net_stays_monotonic(by_file: bool, tmp_path: Path) -> None:
+    first = monotonic(n_threads=1)
+    first.fit(MONOTONIC_X, MONOTONIC_Y, epochs=4)
+    if by_file:
+        fastmlp.save(first, tmp_path / "net.safetensors")
+        other = fastmlp.load(tmp_path / "net.safetensors")
+    else:
+        other = copy.deepcopy(first)
+    assert other.monotonic_cst == (1, 0, -1)
+    other.fit(MONOTONIC_X, -MONOTONIC_Y, epochs=2)
+    assert is_ordered(other, MONOTONIC_X, [1, 0, -1])
+
+
+def test_a_monotonic_net_says_so() -> None:
+    assert "monotonic_cst=(1, 0, -1)" in repr(monotonic())
+
+
+def test_an_estimator_of_a_monotonic_net_is_monotonic() -> None:
+    bridged = monotonic().as_estimator(random_state=0, epochs=2)
+    bridged.fit(MONOTONIC_X, MONOTONIC_Y)
+    assert is_ordered(bridged.net_, MONOTONIC_X, [1, 0, -1])

@@ -94,7 +94,7 @@ def test_another_form_is_packed_from_flat_numbers_or_the_first_stays() -> None:
     assert state.packed("one form", Packed) is first
 
 
-def test_an_optimizer_with_an_average_has_more_slots_and_one_without_fewer() -> None:
+def test_an_average_begins_where_its_slots_are_packed_or_written() -> None:
     state = make_state(5)
     state.optimizer = Adam(average=EMA())
     packed: Any = state.packed("one form", lambda flat: Packed(flat))
@@ -111,19 +111,24 @@ def test_an_optimizer_with_an_average_has_more_slots_and_one_without_fewer() -> 
     state.optimizer = Adam()
     assert np.array_equal(state.slots(), SLOTS)  # type: ignore[arg-type]
     state.restart()
-    assert (state.averaged_from, state.slots()) == (0, None)
+    assert state.averaged_from == 0
+    assert state.slots() is None
 
 
-def test_slots_take_the_dtype_and_go_with_a_restart() -> None:
+def test_slots_take_the_dtype_of_the_parameters() -> None:
     state = NetState(LAYOUT, np.zeros(LAYOUT.n_parameters, np.float32), Adam())
     state.set_slots(SLOTS)
     slots = state.slots()
     assert slots is not None
     assert slots.dtype == np.float32
+
+
+def test_a_restart_takes_slots_away() -> None:
     state = make_state(5)
     before = state.parameters.copy()
     state.restart()
-    assert (state.n_steps, state.slots()) == (0, None)
+    assert state.n_steps == 0
+    assert state.slots() is None
     assert np.array_equal(state.parameters, before)
 
 
@@ -159,16 +164,22 @@ def test_a_copy_made_beside_a_training_begins_at_step_0(make_copy: Any) -> None:
     assert [each.slots() is None for each in results] == [True, False]
 
 
-def test_pickles_of_every_numpy_and_version_are_read_and_copied() -> None:
+def test_a_pickle_has_no_generator_of_numpys() -> None:
     """NumPy 1.26 does not read the generators of NumPy 2."""
     written = pickle.dumps(make_state())
     assert b"numpy.random" not in written
     generator = pickle.loads(written).generator
     assert generator.random() == np.random.default_rng(0).random()
+
+
+def test_a_state_of_a_pickle_may_hold_the_generator_itself() -> None:
     state = make_state()
     generator = np.random.default_rng(5)
     state.__setstate__(state.__getstate__() | {"generator": generator})
     assert state.generator is generator
+
+
+def test_read_only_parameters_of_a_pickle_are_copied() -> None:
     state = make_state()
     content = state.__getstate__()
     content["parameters"].flags.writeable = False
@@ -262,12 +273,17 @@ def test_what_is_no_state_is_refused(state: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", random_state.BIT_GENERATORS)
-def test_lists_and_names_must_be_those_of_the_kind(kind: str) -> None:
+def test_lists_of_a_generator_must_have_its_integers(kind: str) -> None:
     state = random_state.state_of(used(kind))
     for path in leaves(state):
         if path[-1] == 0:
             with pytest.raises(ValueError, match="integers"):
                 random_state.from_state(replaced(state, path[:-1], [1, 2, 3, 4, 5]))
+
+
+@pytest.mark.parametrize("kind", random_state.BIT_GENERATORS)
+def test_names_of_a_generator_must_be_those_of_its_kind(kind: str) -> None:
+    state = random_state.state_of(used(kind))
     with pytest.raises(ValueError, match="must have"):
         random_state.from_state({**state, "more": 1})
 
