@@ -100,24 +100,25 @@ def test_parquet_has_its_row_groups_as_blocks_or_pieces_of_them(tmp_path: Path) 
         assert each.n_steps == 2 * 32
 
 
-def test_float32_stays_float32_and_decimals_are_numbers() -> None:
-    table = pa.table(
-        {
-            "a": np.ones(3, np.float32),
-            "b": [True, False, True],
-            "d": [Decimal("1.5")] * 3,
-            "y": np.array([0, 1, 2], np.int8),
-        }
-    )
-    some, every = (
-        [
-            np.asarray(part)
-            for part in Blocks.from_arrow(table, target="y", features=names).read(0)
-        ]
-        for names in (["a", "b"], None)
-    )
-    assert [part.dtype for part in some] == [np.float32, np.int8]
-    assert np.array_equal(every[0][:, 2], [1.5] * 3)
+MIXED = pa.table(
+    {
+        "a": np.ones(3, np.float32),
+        "b": [True, False, True],
+        "d": [Decimal("1.5")] * 3,
+        "y": np.array([0, 1, 2], np.int8),
+    }
+)
+
+
+def test_float32_stays_float32() -> None:
+    blocks = Blocks.from_arrow(MIXED, target="y", features=["a", "b"])
+    dtypes = [np.asarray(part).dtype for part in blocks.read(0)]
+    assert dtypes == [np.float32, np.int8]
+
+
+def test_decimals_are_numbers() -> None:
+    x = np.asarray(Blocks.from_arrow(MIXED, target="y").read(0)[0])
+    assert np.array_equal(x[:, 2], [1.5] * 3)
 
 
 def test_a_number_that_is_not_finite_is_in_a_block_and_a_column(tmp_path: Path) -> None:
@@ -313,13 +314,16 @@ def test_a_query_trains_in_the_bits_of_arrays(
     assert is_free(connection)
 
 
-def test_queries_train_many_nets_and_numbers_of_their_types(connection: Any) -> None:
+def test_a_query_trains_many_nets(connection: Any) -> None:
     nets = [queried_net(seed=i) for i in range(2)]
     fit_many(nets, connection.sql(QUERY), target="y", **HOW)
     alone = queried_net(seed=1)
     alone.fit(connection.sql(QUERY), target="y", **HOW)
     assert nets[1].parameters.tobytes() == alone.parameters.tobytes()
     assert is_free(connection)
+
+
+def test_a_query_has_numbers_of_its_types(connection: Any) -> None:
     query = (
         "SELECT a::DECIMAL(9, 3) AS a, id::HUGEINT AS b, a > 0 AS c, y::FLOAT AS y FROM"
     )
@@ -377,12 +381,15 @@ def test_an_error_leaves_no_open_result(
     made.fit(connection.sql(QUERY), target="y", **HOW)
 
 
-def test_errors_and_stops_leave_no_open_result(connection: Any) -> None:
+def test_a_stopped_fit_leaves_no_open_result(connection: Any) -> None:
     history = queried_net().fit(
         connection.sql(QUERY), target="y", callbacks=lambda report: report.stop(), **HOW
     )
     assert history.status is Status.STOPPED
     assert is_free(connection)
+
+
+def test_an_error_in_predictions_leaves_no_open_result(connection: Any) -> None:
     model = queried_net()
     query = "SELECT a, b, if(id < 9900, c, NULL) AS c FROM table_of_rows"
     model.feature_names = ["a", "b", "c"]

@@ -391,8 +391,9 @@ def test_a_row_of_the_first_megabyte_with_a_comma_too_many(tmp_path: Path) -> No
         assert info.value.__notes__ == [f"in {path}"]
 
 
-def test_late_fractions_and_texts_count_where_columns_are_read(tmp_path: Path) -> None:
-    """They are the numbers of arrays."""
+def test_late_fractions_of_a_file_train_as_the_numbers_of_arrays(
+    tmp_path: Path,
+) -> None:
     path = written(tmp_path / "a.csv", "0.5,1.5,-2.5,0.25")
     i = np.arange(N_LONG)
     x = np.append(np.column_stack([i % 7, i % 5]), [[1.5, -2.5]], axis=0)
@@ -402,10 +403,16 @@ def test_late_fractions_and_texts_count_where_columns_are_read(tmp_path: Path) -
     nets[0].fit(x, y, **options)
     nets[1].fit(path, target="y", buffer_rows=50_000, **options)
     assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
+
+
+def test_a_text_in_a_column_that_is_read_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("a,b,y\n1,2,0\n4,?,1\n")
     with pytest.raises(TypeError, match=r"text, such as '\?' in column 'b'; encode it"):
         net_of_columns().fit(path, target="y")
+
+
+def test_a_text_in_a_column_that_is_not_read_counts_nothing(tmp_path: Path) -> None:
     path = written(tmp_path / "a.csv", "no number,0.5,1e-3,0")
     table = pa.table(
         {"a": [*(np.arange(N_LONG) % 7), 0.5], "b": [*(np.arange(N_LONG) % 5), 1e-3]}
@@ -564,7 +571,7 @@ def test_text_that_is_not_utf_8(
     assert f"in {path}" in raised.value.__notes__
 
 
-def test_encodings_are_named_and_read_where_columns_are(tmp_path: Path) -> None:
+def test_a_wrong_encoding_is_named(tmp_path: Path) -> None:
     path = written_as(tmp_path / "a.csv", "cp1252", header="a,town,y")
     for encoding, values in (
         ("ascii", "the text is not ascii ('ascii' codec can't decode byte 0xfc"),
@@ -576,5 +583,10 @@ def test_encodings_are_named_and_read_where_columns_are(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=re.escape(values)):
             predict_arrow(net_of_two(), CSVFile(path, encoding), keep="town").read_all()
+
+
+def test_an_encoding_of_columns_that_are_not_read_does_not_matter(
+    tmp_path: Path,
+) -> None:
     path = written_as(tmp_path / "a.csv", "cp1252", header="a,town,y")
     assert predict_arrow(net_of_two(), path).read_all().num_rows == len(ROWS)

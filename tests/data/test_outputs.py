@@ -512,7 +512,7 @@ def joined(source: Any) -> list[Any]:
     return [np.concatenate(parts) for parts in zip(*read, strict=True)]
 
 
-def test_arrays_come_in_blocks_and_frames_by_position() -> None:
+def test_arrays_come_in_blocks() -> None:
     source = Blocks.from_arrays(FED, Y, Y / 2, rows=8, seed=3)
     assert source.block_sizes == (8, 8, 4)
     assert [len(np.asarray(part)) for part in source.read(2)] == [4, 4, 4]
@@ -521,6 +521,9 @@ def test_arrays_come_in_blocks_and_frames_by_position() -> None:
     assert np.array_equal(y, Y)
     assert np.array_equal(weight, Y / 2)
     assert repr(source) == "Blocks(20 rows in 3 blocks, seed=3)"
+
+
+def test_frames_come_in_blocks_by_position() -> None:
     pandas = pytest.importorskip("pandas", reason="frames are pandas'")
     frame = pandas.DataFrame(FED, index=Y[::-1])
     assert np.array_equal(joined(Blocks.from_arrays(frame, frame[0], rows=6))[0], FED)

@@ -127,13 +127,16 @@ def test_the_advice_for_dates_works(frame: Any) -> None:
     assert days[1] == 366
 
 
-def test_series_are_weighted_and_integers_bounded() -> None:
+def test_classes_of_a_series_are_weighted() -> None:
     nets = [MLP((1, 2), loss="cross_entropy", seed=0) for _ in range(2)]
     x = rng.standard_normal((6, 1))
     y = np.array([0, 1, 1, 0, 1, 1])
     nets[0].fit(x, y, epochs=2, class_weight="balanced")
     nets[1].fit(x, pd.Series(y, dtype=object), epochs=2, class_weight="balanced")
     assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
+
+
+def test_integers_beyond_64_bits_are_numbers() -> None:
     x = pd.DataFrame({"a": [1 << 70, 1]}, dtype=object)
     np.testing.assert_array_equal(frames.numbers(x, None, "who", "X"), [[2.0**70], [1]])
 

@@ -448,12 +448,15 @@ def test_nets_of_files_are_given_the_loss_itself() -> None:
 ONES = np.ones((6, 3))
 
 
-def test_advice_for_text_works_and_columns_have_names() -> None:
+def test_the_advice_for_text_works() -> None:
     rows = pd.get_dummies(FRAME, dtype=float)
     assert MLP((3, 1)).predict(rows).shape == (2, 1)
     assert MLP((3, 1)).predict(pl.DataFrame(TABLE).to_dummies("b")).shape == (2, 1)
     codes = OneHotEncoder(sparse_output=False).fit_transform(FRAME[["b"]])
     assert MLP((2, 1)).predict(codes).shape == (2, 1)
+
+
+def test_columns_have_names() -> None:
     assert [messages.column_name(FRAME, j) for j in range(2)] == ["'a'", "'b'"]
     assert messages.column_name(pa.table(TABLE), 1) == "'b'"
     assert messages.column_name(ONES, 1) == "1"
