@@ -98,11 +98,8 @@ def test_its_parameters_make_the_same_net_again(name: str) -> None:
     net = MLP(**NETS[name], seed=0)
     model = net.as_estimator()
     report = model.get_params()
-    keywords = list(inspect.signature(MLP).parameters)
-    again = MLP(
-        **{keyword: report[keyword] for keyword in keywords if keyword != "seed"},
-        seed=0,
-    )
+    keywords = inspect.signature(MLP).parameters.keys() - {"seed"}
+    again = MLP(**{keyword: report[keyword] for keyword in keywords}, seed=0)
     assert again._network == net._network
     assert again.optimizer == net.optimizer
     assert again.n_threads == net.n_threads
@@ -113,57 +110,77 @@ def test_its_parameters_make_the_same_net_again(name: str) -> None:
         assert report[keyword] == value or not isinstance(value, str)
 
 
-def test_every_keyword_of_a_net_and_of_a_fit_is_a_parameter() -> None:
-    fit = set(inspect.signature(MLP.fit).parameters) - net_estimators.OF_ONE_FIT
-    net = set(inspect.signature(MLP).parameters) - {"seed"}
+DEFAULTS = inspect.signature(MLP.fit).parameters
+OF_FIT = DEFAULTS.keys() - net_estimators.OF_ONE_FIT
+
+
+def test_the_parameters_are_the_keywords_of_a_net_and_its_fit() -> None:
+    net = inspect.signature(MLP).parameters.keys() - {"seed"}
     model = MLP((2, 1)).as_estimator()
-    assert set(model.get_params()) == net | fit | {"random_state"}
-    defaults = inspect.signature(MLP.fit).parameters
-    assert all(model.get_params()[name] == defaults[name].default for name in fit)
+    assert model.get_params().keys() == net | OF_FIT | {"random_state"}
+
+
+@pytest.mark.parametrize("name", sorted(OF_FIT))
+def test_a_keyword_of_the_fit_has_its_default(name: str) -> None:
+    assert MLP((2, 1)).as_estimator().get_params()[name] == DEFAULTS[name].default
 
 
 @pytest.mark.slow
 @needs_compiler
-def test_each_fit_draws_new_weights() -> None:
-    for state, same in ((7, True), (None, False), (np.random.RandomState(0), False)):
-        model = MLP((6, 4, 1)).as_estimator(epochs=3, random_state=state)
-        first, second = (model.fit(X, REAL).net_ for _ in range(2))
-        assert first is not second
-        assert np.array_equal(first.parameters, second.parameters) == same
+@pytest.mark.parametrize(
+    ("state", "same"),
+    [(7, True), (None, False), (np.random.RandomState(0), False)],
+    ids=["seed", "none", "generator"],
+)
+def test_each_fit_draws_new_weights(state: Any, same: bool) -> None:
+    model = MLP((6, 4, 1)).as_estimator(epochs=3, random_state=state)
+    first = model.fit(X, REAL).net_
+    second = model.fit(X, REAL).net_
+    assert first is not second
+    assert np.array_equal(first.parameters, second.parameters) == same
+
+
+def focal(**settings: Any) -> Any:
+    net = MLP((6, 8, 3), loss=Focal(1.0))
+    return net.as_estimator(epochs=60, **QUICK, **settings)
 
 
 @needs_compiler
 def test_a_classifier_takes_any_labels() -> None:
-    model = MLP((6, 8, 3), loss=Focal(1.0)).as_estimator(
-        epochs=60, optimizer=FAST, random_state=0
-    )
+    model = focal()
     assert is_classifier(model)
     model.fit(X, LABELS)
     assert list(model.classes_) == ["high", "low", "middle"]
     assert model.score(X, LABELS) > 0.8
-    assert np.array_equal(
-        model.predict_proba(X), model.net_.predict(X.astype(np.float32))
-    )
-    weighted = clone(model).set_params(class_weight={"low": 5.0}).fit(X, LABELS)
+    expected = model.net_.predict(X.astype(np.float32))
+    assert np.array_equal(model.predict_proba(X), expected)
+
+
+@needs_compiler
+def test_a_classifier_weighs_its_classes() -> None:
+    weighted = focal(class_weight={"low": 5.0}).fit(X, LABELS)
     expected = MLP((6, 8, 3), loss=Focal(1.0), optimizer=FAST, seed=0)
     expected.fit(X, CODES, epochs=60, class_weight={1: 5.0})
     assert np.array_equal(weighted.net_.parameters, expected.parameters)
 
 
 @needs_compiler
-def test_one_output_and_several_labels() -> None:
+def test_one_output_is_the_probability_of_the_second_class() -> None:
     two = MLP((6, 8, 1), loss="binary_cross_entropy").as_estimator(epochs=60, **QUICK)
     two.fit(X, TWO)
     p = two.predict_proba(X)
     assert p.shape == (len(X), 2)
     assert np.array_equal(two.predict(X), np.where(p[:, 1] > 0.5, "yes", "no"))
     assert two.score(X, TWO) > 0.9
+
+
+@needs_compiler
+def test_a_row_may_have_several_labels() -> None:
     both = (X[:, :2] > 0).astype(int)
-    several = MLP((6, 8, 2), loss="binary_cross_entropy").as_estimator(
-        epochs=90, **QUICK
-    )
-    several.fit(X, both)
-    assert several.predict_proba(X).shape == several.predict(X).shape == (len(X), 2)
+    net = MLP((6, 8, 2), loss="binary_cross_entropy")
+    several = net.as_estimator(epochs=90, **QUICK).fit(X, both)
+    assert several.predict_proba(X).shape == (len(X), 2)
+    assert several.predict(X).shape == (len(X), 2)
     assert several.score(X, both) > 0.7
 
 
@@ -228,14 +245,14 @@ def test_searches_vary_the_keywords_of_the_net() -> None:
     }
     ours = MLPSearchCV(model, grid, cv=3, scoring="neg_log_loss").fit(X, LABELS)
     theirs = GridSearchCV(model, grid, cv=3, scoring="neg_log_loss").fit(X, LABELS)
-    scores = [search.cv_results_["mean_test_score"] for search in (ours, theirs)]
-    assert np.array_equal(*scores)
-    assert len(set(scores[0])) == 8
+    scores = ours.cv_results_["mean_test_score"]
+    assert np.array_equal(scores, theirs.cv_results_["mean_test_score"])
+    assert len(set(scores)) == 8
     assert ours.best_params_["netclassifier__optimizer"] == Adam(0.03)
 
 
 @needs_compiler
-def test_early_stopping_metrics_and_callbacks_are_those_of_the_fit() -> None:
+def test_keywords_of_the_fit_act_in_it() -> None:
     epochs: list[int] = []
     model = MLP((6, 8, 1)).as_estimator(
         epochs=200, validation_split=0.3, early_stopping=3, metrics="mae", **QUICK
@@ -247,20 +264,34 @@ def test_early_stopping_metrics_and_callbacks_are_those_of_the_fit() -> None:
 
 
 @needs_compiler
-@unconverged
-def test_pickles_files_and_shared_nets(tmp_path: Path) -> None:
+def test_a_pickle_has_rules_of_your_own() -> None:
     model = MLP(**NETS["own rules"]).as_estimator(epochs=1).fit(X, REAL)
     again = pickle.loads(pickle.dumps(model))
     assert np.array_equal(again.predict(X), model.predict(X))
-    with pytest.raises(
-        TypeError, match=r"fastmlp.save: model must be (.|\n)*; save its net_$"
-    ):
+
+
+@needs_compiler
+def test_a_file_is_that_of_its_net(tmp_path: Path) -> None:
+    model = MLP((6, 4, 1)).as_estimator(epochs=1).fit(X, REAL)
+    words = r"fastmlp.save: model must be (.|\n)*; save its net_$"
+    with pytest.raises(TypeError, match=words):
         fastmlp.save(model, tmp_path / "model.safetensors")
-    # An initializer is in copies and pickles of a net, not in files.
+
+
+def test_an_initializer_is_in_a_pickle_of_a_net() -> None:
     net = MLP((6, 1), initializer="zeros")
     assert pickle.loads(pickle.dumps(net)).as_estimator().initializer == "zeros"
+
+
+def test_an_initializer_is_not_in_a_file_of_a_net(tmp_path: Path) -> None:
+    net = MLP((6, 1), initializer="zeros")
     net.save(tmp_path / "net.safetensors")
     assert MLP.load(tmp_path / "net.safetensors").as_estimator().initializer is None
+
+
+@needs_compiler
+@unconverged
+def test_the_net_of_a_classifier_is_an_estimator() -> None:
     classifier = MLPClassifier((5,), max_iter=2, random_state=0).fit(X, TWO)
     shared = classifier.net_.as_estimator(epochs=100, random_state=0)
     assert cross_val_score(shared, X, TWO, cv=3).mean() > 0.5
@@ -293,10 +324,10 @@ CHECKS = (
 @pytest.mark.parametrize(
     "name", [name for name in CHECKS if hasattr(estimator_checks, name)]
 )
-def test_scikit_learns_checks_of_settings(name: str) -> None:
-    for model in (MLP((2, 3), loss="cross_entropy"), MLP((2, 1))):
-        estimator = model.as_estimator()
-        getattr(estimator_checks, name)(type(estimator).__name__, estimator)
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
+def test_scikit_learns_checks_of_settings(name: str, loss: Any) -> None:
+    estimator = MLP((2, 3), loss=loss).as_estimator()
+    getattr(estimator_checks, name)(type(estimator).__name__, estimator)
 
 
 INPUTS = np.random.default_rng(0).normal(size=(40, 3))
@@ -338,7 +369,7 @@ def test_filters_for_those_of_scikit_learn_match(name: str, module: str) -> None
 UNKNOWN = np.arange(len(X)) % 4 == 0
 
 
-def test_rows_of_unknown_labels_are_left_out_and_counted() -> None:
+def test_rows_of_unknown_labels_are_left_out() -> None:
     net = MLP((X.shape[1], 8, 1), loss="binary_cross_entropy")
     model = net.as_estimator(epochs=3, random_state=0)
     gaps = clone(model).set_params(missing_targets="ignore")
@@ -371,20 +402,39 @@ def test_nan_in_y_names_the_parameter() -> None:
         model.fit(X, np.where(UNKNOWN, np.nan, 1.0))
 
 
-def test_derivatives_are_data_of_one_fit_and_their_weight_is_a_parameter() -> None:
-    slopes = np.zeros_like(INPUTS)
-    slopes[:, 0] = 1
-    options: Any = {"epochs": 5, "derivative_weight": 0.5}
-    net = MLP((3, 8, 1), activation="tanh", dtype="float64", seed=0)
-    estimator = net.as_estimator(random_state=0, **options)
-    fitted = estimator.fit(INPUTS, Y, derivatives=slopes)
-    net.fit(INPUTS, Y, derivatives=slopes, **options)
+SLOPES = np.tile([1.0, 0.0, 0.0], (len(INPUTS), 1))
+OF_SLOPES: Any = {"epochs": 5, "derivative_weight": 0.5}
+
+
+def smooth_net() -> MLP:
+    return MLP((3, 8, 1), activation="tanh", dtype="float64", seed=0)
+
+
+def of_slopes() -> Any:
+    return smooth_net().as_estimator(random_state=0, **OF_SLOPES)
+
+
+def test_a_fit_with_derivatives_is_that_of_the_net() -> None:
+    fitted = of_slopes().fit(INPUTS, Y, derivatives=SLOPES)
+    net = smooth_net()
+    net.fit(INPUTS, Y, derivatives=SLOPES, **OF_SLOPES)
     np.testing.assert_array_equal(fitted.net_.parameters, net.parameters)
-    assert clone(estimator).get_params()["derivative_weight"] == 0.5
-    pipeline = make_pipeline(StandardScaler(), clone(estimator))
-    pipeline.fit(INPUTS, Y, netregressor__derivatives=slopes * INPUTS.std(axis=0))
+
+
+def test_derivatives_are_data_of_one_fit() -> None:
+    model = of_slopes().fit(INPUTS, Y, derivatives=SLOPES)
+    assert len(model.history_.derivative_loss) == 5
+    assert not model.fit(INPUTS, Y).history_.derivative_loss
+
+
+def test_the_weight_of_derivatives_is_a_parameter() -> None:
+    assert clone(of_slopes()).get_params()["derivative_weight"] == 0.5
+
+
+def test_a_pipeline_passes_derivatives_on() -> None:
+    pipeline = make_pipeline(StandardScaler(), of_slopes())
+    pipeline.fit(INPUTS, Y, netregressor__derivatives=SLOPES * INPUTS.std(axis=0))
     assert len(pipeline[-1].history_.derivative_loss) == 5
-    assert not estimator.fit(INPUTS, Y).history_.derivative_loss
 
 
 def test_rows_without_a_target_leave_their_derivatives_out() -> None:

@@ -3,6 +3,8 @@ smoothed labels, and second-order solvers.
 """
 
 import pickle
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,49 +60,77 @@ def regressor(**settings: Any) -> MLPRegressor:
 def targets(name: str) -> Any:
     if name == "mae of two":
         return X[:, :2]
-    return np.exp(Y) if name in ("gamma", "tweedie") else Y
+    if name in ("gamma", "tweedie"):
+        return np.exp(Y)
+    return Y
 
 
-@each
-def test_predictions_are_those_of_a_net_with_the_weights_and_the_loss(
-    name: str,
-) -> None:
-    settings, loss, n_outputs = SETTINGS[name]
-    model = regressor(**settings).fit(X, targets(name))
+@cache
+def fitted(name: str) -> MLPRegressor:
+    settings, _, _ = SETTINGS[name]
+    return regressor(**settings).fit(X, targets(name))
+
+
+@cache
+def net_of(name: str) -> MLP:
+    """A net of the loss with the weights of the model."""
+    _, loss, n_outputs = SETTINGS[name]
+    model = fitted(name)
     net = MLP((3, 8, n_outputs), loss=loss, dtype="float64")
     for i, (coef, bias) in enumerate(zip(model.coefs_, model.intercepts_, strict=True)):
         net.weights[i][:] = coef
         net.biases[i][:] = bias
-    expected = net.predict(X)
-    if name == "gaussian_nll":
-        mean, deviation = model.predict(X, return_std=True)
-        np.testing.assert_array_equal(np.column_stack([mean, deviation]), expected)
-        np.testing.assert_array_equal(model.predict(X), mean)
-    else:
-        np.testing.assert_array_equal(
-            model.predict(X).reshape(expected.shape), expected
-        )
-    np.testing.assert_array_equal(model.net_.predict(X), expected)
-    np.testing.assert_array_equal(model.predict(X[:1]), model.predict(X)[:1])
-    assert model.n_outputs_ == n_outputs
-    assert model.out_activation_ == (net._network.loss.link or "identity")
+    return net
 
 
 @each
-def test_lbfgs_and_early_stopping_and_a_further_fit(name: str) -> None:
-    settings = SETTINGS[name][0]
+def test_predictions_are_those_of_a_net_of_the_loss(name: str) -> None:
+    model = fitted(name)
+    result = model.predict(X)
+    expected = net_of(name).predict(X)
+    if name == "gaussian_nll":
+        mean, deviation = model.predict(X, return_std=True)
+        np.testing.assert_array_equal(mean, result)
+        result = np.column_stack([mean, deviation])
+    np.testing.assert_array_equal(result.reshape(expected.shape), expected)
+    np.testing.assert_array_equal(model.net_.predict(X), expected)
+
+
+@each
+def test_a_row_has_the_bits_of_the_table(name: str) -> None:
+    model = fitted(name)
+    np.testing.assert_array_equal(model.predict(X[:1]), model.predict(X)[:1])
+
+
+@each
+def test_outputs_are_those_of_the_loss(name: str) -> None:
+    model = fitted(name)
+    assert model.n_outputs_ == SETTINGS[name][2]
+    assert model.out_activation_ == (net_of(name)._network.loss.link or "identity")
+
+
+@each
+def test_lbfgs_descends_by_the_loss(name: str) -> None:
+    settings, _, _ = SETTINGS[name]
     y = targets(name)
-    worst = regressor(**settings).fit(X, y).score(X, y)
-    assert (
-        regressor(solver="lbfgs", max_iter=100, **settings).fit(X, y).score(X, y)
-        > worst
-    )
-    model = regressor(early_stopping=True, **settings).fit(
-        X, y, X_val=X[:20], y_val=y[:20]
-    )
-    assert model.best_validation_score_ == pytest.approx(
-        model.score(X[:20], y[:20]), rel=1e-9
-    )
+    model = regressor(solver="lbfgs", max_iter=100, **settings).fit(X, y)
+    assert model.score(X, y) > fitted(name).score(X, y)
+
+
+@each
+def test_early_stopping_is_by_the_score_of_the_loss(name: str) -> None:
+    settings, _, _ = SETTINGS[name]
+    y = targets(name)
+    model = regressor(early_stopping=True, **settings)
+    model.fit(X, y, X_val=X[:20], y_val=y[:20])
+    score = model.score(X[:20], y[:20])
+    assert model.best_validation_score_ == pytest.approx(score, rel=1e-9)
+
+
+@each
+def test_partial_fit_takes_the_loss(name: str) -> None:
+    settings, _, _ = SETTINGS[name]
+    y = targets(name)
     further = regressor(**settings).partial_fit(X, y).partial_fit(X, y)
     assert further.t_ == 2 * len(X)
 
@@ -110,30 +140,39 @@ def test_the_score_of_quantiles_is_the_negative_pinball_loss(levels: Any) -> Non
     model = regressor(loss=Quantile(levels)).fit(X, Y)
     columns = model.predict(X).reshape(len(X), -1).T
     weight = RNG.uniform(0.5, 2, size=len(X))
-    each_level = zip(np.ravel(levels), columns, strict=True)
-    losses = [
-        mean_pinball_loss(Y, p, alpha=q, sample_weight=weight) for q, p in each_level
-    ]
+    losses = []
+    for level, column in zip(np.ravel(levels), columns, strict=True):
+        loss = mean_pinball_loss(Y, column, alpha=level, sample_weight=weight)
+        losses.append(loss)
     assert model.score(X, Y, weight) == pytest.approx(-np.mean(losses), rel=1e-12)
 
 
-def test_quantiles_are_in_order_and_losses_go_into_searches() -> None:
+def test_quantiles_are_in_order() -> None:
     model = regressor(loss=Quantile(LEVELS), max_iter=300, learning_rate_init=0.01)
     predicted = model.fit(X, Y).predict(X)
     assert (np.diff(predicted, axis=1) >= 0).all()
-    np.testing.assert_allclose((Y[:, None] < predicted).mean(axis=0), LEVELS, atol=0.08)
+    shares = (Y[:, None] < predicted).mean(axis=0)
+    np.testing.assert_allclose(shares, LEVELS, atol=0.08)
+
+
+def test_quantiles_are_cross_validated() -> None:
     model = regressor(loss=Quantile(LEVELS))
     assert (cross_val_score(model, X, Y, cv=3) < 0).all()
+
+
+def test_a_search_is_by_the_score_of_quantiles() -> None:
+    model = regressor(loss=Quantile(LEVELS))
     search = MLPSearchCV(model, {"alpha": [0.0, 1.0]}, cv=3).fit(X, Y)
     assert search.best_score_ < 0
-    normal = regressor(loss="gaussian_nll").fit(X, Y)
-    assert normal.score(X, Y) == pytest.approx(
-        r2_score(Y, normal.predict(X)), rel=1e-12
-    )
 
 
-RNG = np.random.default_rng(0)
-WAVE_X = RNG.uniform(-1, 1, (80, 2))
+def test_the_score_of_a_mean_with_its_deviation_is_r2() -> None:
+    model = fitted("gaussian_nll")
+    expected = r2_score(Y, model.predict(X))
+    assert model.score(X, Y) == pytest.approx(expected, rel=1e-12)
+
+
+WAVE_X = np.random.default_rng(0).uniform(-1, 1, (80, 2))
 WAVE = np.sin(3 * WAVE_X[:, 0]) * WAVE_X[:, 1]
 CLASSES = np.digitize(WAVE, [-0.2, 0.2])
 TARGETS: dict[str, Any] = {
@@ -147,7 +186,9 @@ SOLVERS: list[Any] = ["lm", LevenbergMarquardt(1e-2), LBFGS()]
 
 
 def model_of(targets: str, solver: Any = "lm", **settings: Any) -> Any:
-    kind = MLPRegressor if targets in ("one", "two") else MLPClassifier
+    kind: Any = MLPClassifier
+    if targets in ("one", "two"):
+        kind = MLPRegressor
     chosen = {
         "max_iter": 5,
         "tol": 0.0,
@@ -158,54 +199,80 @@ def model_of(targets: str, solver: Any = "lm", **settings: Any) -> Any:
     return kind(hidden_layer_sizes=(6,), solver=solver, **chosen)
 
 
-@pytest.mark.parametrize("solver", SOLVERS, ids=str)
-@pytest.mark.parametrize("targets", TARGETS)
-def test_it_is_the_fit_of_its_net(targets: str, solver: Any, tmp_path: Any) -> None:
-    model = model_of(targets, solver, max_iter=1, alpha=0.1).fit(
-        WAVE_X, TARGETS[targets]
-    )
-    net = model.net_
+def trained(targets: str, solver: Any, max_iter: int) -> Any:
+    model = model_of(targets, solver, max_iter=max_iter, alpha=0.1)
+    return model.fit(WAVE_X, TARGETS[targets])
+
+
+each_solver = pytest.mark.parametrize("solver", SOLVERS, ids=str)
+each_target = pytest.mark.parametrize("targets", TARGETS)
+
+
+@each_solver
+@each_target
+def test_its_net_goes_on_from_its_weights(targets: str, solver: Any) -> None:
+    net = trained(targets, solver, 1).net_
     start = net.parameters.copy()
-    _ = model.set_params(max_iter=6, warm_start=True)
-    labels = TARGETS[targets].astype(float)
-    history = net.fit(WAVE_X, labels if targets != "classes" else CLASSES, epochs=4)
+    y = TARGETS[targets]
+    if targets != "classes":
+        y = y.astype(float)
+    history = net.fit(WAVE_X, y, epochs=4)
     assert len(history.loss) == 4
     assert history.loss == sorted(history.loss, reverse=True)
     assert (net.parameters != start).any()
-    again = model_of(targets, solver, max_iter=5, alpha=0.1).fit(
-        WAVE_X, TARGETS[targets]
-    )
-    assert again.n_iter_ == len(again.loss_curve_) == 5
-    assert again.loss_ == again.loss_curve_[-1]
     if solver == "lm":
-        assert (again.net_.parameters == net.parameters).all()
-    save(again, tmp_path / "model.safetensors")
-    for copy in (
-        pickle.loads(pickle.dumps(again)),
-        load(tmp_path / "model.safetensors"),
-    ):
-        assert (copy.predict(WAVE_X) == again.predict(WAVE_X)).all()
+        whole = trained(targets, solver, 5)
+        assert (whole.net_.parameters == net.parameters).all()
 
 
-def test_it_reaches_more_digits_than_lbfgs_and_ends_by_tol() -> None:
+@each_solver
+@each_target
+def test_its_curve_has_a_loss_for_each_iteration(targets: str, solver: Any) -> None:
+    model = trained(targets, solver, 5)
+    assert model.n_iter_ == len(model.loss_curve_) == 5
+    assert model.loss_ == model.loss_curve_[-1]
+
+
+@each_solver
+@each_target
+def test_its_copies_have_the_bits(targets: str, solver: Any, tmp_path: Path) -> None:
+    model = trained(targets, solver, 5)
+    expected = model.predict(WAVE_X)
+    save(model, tmp_path / "model.safetensors")
+    loaded = load(tmp_path / "model.safetensors")
+    assert (loaded.predict(WAVE_X) == expected).all()
+    copy = pickle.loads(pickle.dumps(model))
+    assert (copy.predict(WAVE_X) == expected).all()
+
+
+def test_it_reaches_more_digits_than_lbfgs() -> None:
     settings = {"max_iter": 200, "alpha": 0.0}
-    lm, lbfgs = (
-        model_of("one", solver, **settings).fit(WAVE_X, WAVE)
-        for solver in ("lm", "lbfgs")
-    )
+    lm = model_of("one", "lm", **settings).fit(WAVE_X, WAVE)
+    lbfgs = model_of("one", "lbfgs", **settings).fit(WAVE_X, WAVE)
     assert lm.loss_ < lbfgs.loss_ / 3
+
+
+def test_it_ends_by_tol() -> None:
     assert model_of("one", tol=1e-2, max_iter=200).fit(WAVE_X, WAVE).n_iter_ < 200
+
+
+def test_it_warns_where_it_has_not_ended() -> None:
     with pytest.warns(ConvergenceWarning, match="Maximum iterations"):
         model_of("one", max_iter=2).fit(WAVE_X, WAVE)
 
 
-def test_what_it_does_not_take() -> None:
+def test_it_has_no_partial_fit() -> None:
     assert not hasattr(model_of("one"), "partial_fit")
     assert not hasattr(model_of("classes", LevenbergMarquardt()), "partial_fit")
+
+
+def test_a_loss_that_is_not_finite_is_refused() -> None:
     with pytest.raises(ValueError, match="the loss is inf before the first step"):
         model_of("one", activation="identity").fit(1e200 * WAVE_X, WAVE)
+
+
+def test_deviations_need_their_loss() -> None:
     model = regressor(max_iter=2, tol=1e9).fit(X, Y)
-    with pytest.raises(
-        ValueError, match="return_std=True needs loss='gaussian_nll', got loss='sq"
-    ):
+    words = "return_std=True needs loss='gaussian_nll', got loss='sq"
+    with pytest.raises(ValueError, match=words):
         model.predict(X, return_std=True)

@@ -7,6 +7,7 @@ import inspect
 # Wrong types on purpose.
 # mypy: disable-error-code="arg-type"
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -21,7 +22,6 @@ from sklearn.base import (
     ClassifierMixin,
     RegressorMixin,
     TransformerMixin,
-    clone,
 )
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.frozen import FrozenEstimator
@@ -60,13 +60,17 @@ def parameters_of(function: Any) -> list[tuple[str, Any, Any]]:
 
 
 @each
-def test_parameters_and_public_names_are_scikit_learns_first(name: str) -> None:
+def test_parameters_begin_with_scikit_learns(name: str) -> None:
     theirs, ours = (parameters_of(type(model)) for model in both(name))
     assert ours[: len(theirs)] == theirs
-    assert {kind for _, kind, _ in ours[len(theirs) :]} == {
-        inspect.Parameter.KEYWORD_ONLY
-    }
-    assert list(getattr(fastmlp, name)().get_params()) == sorted(n for n, _, _ in ours)
+    kinds = {kind for _, kind, _ in ours[len(theirs) :]}
+    assert kinds == {inspect.Parameter.KEYWORD_ONLY}
+    names = sorted(name for name, _, _ in ours)
+    assert list(getattr(fastmlp, name)().get_params()) == names
+
+
+@each
+def test_public_names_of_scikit_learn_are_there(name: str) -> None:
     theirs, ours = both(name)
     missing = {each for each in dir(theirs) if each[0] != "_"} - set(dir(ours))
     assert not missing
@@ -90,9 +94,8 @@ def test_settings_are_checked_as_there(name: str) -> None:
     theirs, ours = (model._parameter_constraints for model in both(name))
     wider = {"activation", "solver", "loss", "early_stopping"}  # what the core has
     for parameter in theirs.keys() - wider:
-        assert [str(each) for each in ours[parameter]] == [
-            str(each) for each in theirs[parameter]
-        ]
+        expected = [str(constraint) for constraint in theirs[parameter]]
+        assert [str(constraint) for constraint in ours[parameter]] == expected
 
 
 @each
@@ -128,30 +131,33 @@ def fitted_to_six_rows(model: Any) -> Any:
     return model.set_params(max_iter=2).fit(X, y)
 
 
-@each
-def test_routing_asks_for_the_same_and_for_our_arguments_of_fit(name: str) -> None:
+def routing_of(model: Any) -> dict[str, Any]:
     with config_context(enable_metadata_routing=True):
-        theirs, ours = (
-            model.get_metadata_routing()._serialize() for model in both(name)
-        )
+        return dict(model.get_metadata_routing()._serialize())
+
+
+@each
+def test_routing_asks_for_our_arguments_of_fit(name: str) -> None:
+    theirs, ours = (routing_of(model)["fit"] for model in both(name))
     more = {"X_val", "y_val", "sample_weight_val", "callbacks", "progress"}
-    assert {*ours["fit"]} == {*theirs["fit"], *more}
-    assert {key: ours[key] for key in theirs if key != "fit"} == {
-        key: theirs[key] for key in theirs if key != "fit"
-    }
+    assert {*ours} == {*theirs, *more}
 
 
-def test_mixins_come_first() -> None:
-    for kind, mixin in (
-        (MLPClassifier, ClassifierMixin),
-        (MLPRegressor, RegressorMixin),
-    ):
-        order = kind.__mro__
-        places = [
-            order.index(each)
-            for each in (mixin, BaseMultilayerPerceptron, BaseEstimator)
-        ]
-        assert places == sorted(places)
+@each
+def test_routing_asks_for_the_same_beside_fit(name: str) -> None:
+    theirs, ours = (routing_of(model) for model in both(name))
+    del theirs["fit"]
+    assert {key: ours[key] for key in theirs} == theirs
+
+
+@pytest.mark.parametrize(
+    ("kind", "mixin"),
+    [(MLPClassifier, ClassifierMixin), (MLPRegressor, RegressorMixin)],
+)
+def test_mixins_come_first(kind: Any, mixin: Any) -> None:
+    bases = (mixin, BaseMultilayerPerceptron, BaseEstimator)
+    places = [kind.__mro__.index(base) for base in bases]
+    assert places == sorted(places)
 
 
 LABELS = (ROWS[:, 0] > 0).astype(int)
@@ -159,38 +165,51 @@ REAL = ROWS[:, 0]
 SMALL: dict[str, Any] = {"hidden_layer_sizes": (3,), "max_iter": 2, "random_state": 0}
 
 
-def test_text_has_scikit_learns_words_and_its_column() -> None:
+def test_an_error_of_text_has_scikit_learns_words() -> None:
     rows = np.array([[1.0, "u"], [2.0, "v"]], object)
     with pytest.raises(ValueError, match="could not convert") as theirs:
         Theirs().fit(rows, [0, 1])
     with pytest.raises(ValueError, match="could not convert") as ours:
         MLPClassifier().fit(rows, [0, 1])
     assert str(ours.value) == str(theirs.value)
-    assert "X holds text, such as 'u' in column 1; encode it" in ours.value.__notes__[0]
+
+
+def test_an_error_of_text_names_its_column() -> None:
+    rows = np.array([[1.0, "u"], [2.0, "v"]], object)
+    with pytest.raises(ValueError, match="could not convert") as caught:
+        MLPClassifier().fit(rows, [0, 1])
+    (note, *_) = caught.value.__notes__
+    assert "X holds text, such as 'u' in column 1; encode it" in note
 
 
 MASKED = np.ma.masked_greater(ROWS, 1.0)
+CALLS: dict[str, Callable[[Any], Any]] = {
+    "predict": lambda model: model.predict(MASKED),
+    "transform": lambda model: model.transform(MASKED),
+    "partial_fit": lambda model: model.partial_fit(MASKED, REAL),
+    "X_val": lambda model: model.fit(ROWS, REAL, X_val=MASKED, y_val=REAL),
+}
 
 
 @needs_compiler
-@unconverged
-def test_masked_entries_are_refused_after_a_fit() -> None:
+@pytest.mark.parametrize("call", CALLS)
+def test_masked_entries_are_refused_after_a_fit(call: str) -> None:
     # Without a masked entry it is an array as any other.
     model = MLPRegressor(**SMALL).fit(np.ma.array(ROWS), REAL)
+    with pytest.raises(ValueError, match="MLPRegressor: X has masked entries"):
+        CALLS[call](model)
+
+
+@needs_compiler
+def test_masked_weights_of_rows_are_refused() -> None:
+    weight = np.ma.masked_greater(np.ones(len(ROWS)), 0)
+    with pytest.raises(ValueError, match="MLPRegressor: sample_weight has masked"):
+        MLPRegressor(**SMALL).fit(ROWS, REAL, sample_weight=weight)
+
+
+@needs_compiler
+def test_masked_entries_are_refused_by_a_search() -> None:
     message = "MLPRegressor: X has masked entries"
-    for call in (
-        model.predict,
-        model.transform,
-        lambda rows: model.partial_fit(rows, REAL),
-    ):
-        with pytest.raises(ValueError, match=message):
-            call(MASKED)
-    with pytest.raises(ValueError, match=message):
-        model.fit(ROWS, REAL, X_val=MASKED, y_val=REAL)
-    with pytest.raises(
-        ValueError, match="MLPRegressor: sample_weight has masked entries"
-    ):
-        model.fit(ROWS, REAL, sample_weight=np.ma.masked_greater(np.ones(len(ROWS)), 0))
     search = MLPSearchCV(MLPRegressor(**SMALL), {"alpha": [1e-4, 1e-3]}, cv=2)
     with pytest.raises(ValueError, match=message):
         search.fit(MASKED, REAL)
@@ -205,12 +224,17 @@ def test_scoring_without_early_stopping_warns() -> None:
             MLPClassifier(**SMALL, scoring="roc_auc").fit(ROWS, LABELS)
 
 
+RARE = (np.arange(400) % 20 == 0).astype(int)
+RARE_ROWS = np.random.default_rng(3).standard_normal((400, 4))
+
+
+def stopped_early(seed: int) -> MLPClassifier:
+    return MLPClassifier((8,), early_stopping=True, random_state=seed)
+
+
 @needs_compiler
 def test_early_stopping_that_keeps_the_first_epoch_warns() -> None:
-    rare = np.zeros(400, int)
-    rare[::20] = 1
-    rows = np.random.default_rng(3).standard_normal((400, 4))
-    model = MLPClassifier((8,), early_stopping=True, random_state=0)
+    model = stopped_early(0)
     message = (
         r"MLPClassifier: early stopping kept the parameters of the first epoch: no "
         r"later one of "
@@ -218,16 +242,23 @@ def test_early_stopping_that_keeps_the_first_epoch_warns() -> None:
         r'scoring="loss" finds'
     )
     with pytest.warns(RuntimeWarning, match=message):
-        model.fit(rows, rare)
+        model.fit(RARE_ROWS, RARE)
     scores = model.validation_scores_ or []
     assert scores[0] == max(scores)
-    # The same where it is a later one, whose accuracy is the share of the common class.
+
+
+@needs_compiler
+def test_early_stopping_at_the_share_of_the_common_class_warns() -> None:
     message = (
         r"MLPClassifier: early stopping kept epoch 16 of \d+: its validation accuracy, "
         r"0\.95, is no higher than the share of one class; where a class is rare, "
         r"scoring=\"loss\" finds"
     )
     with pytest.warns(RuntimeWarning, match=message):
-        clone(model).set_params(random_state=4).fit(rows, rare)
-    # By the loss there is progress, and nothing to warn of.
-    assert model.set_params(scoring="loss", max_iter=500).fit(rows, rare).n_iter_ > 11
+        stopped_early(4).fit(RARE_ROWS, RARE)
+
+
+@needs_compiler
+def test_early_stopping_by_the_loss_sees_progress_on_rare_classes() -> None:
+    model = stopped_early(0).set_params(scoring="loss", max_iter=500)
+    assert model.fit(RARE_ROWS, RARE).n_iter_ > 11

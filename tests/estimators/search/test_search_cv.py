@@ -1,5 +1,6 @@
 """MLPSearchCV finds what scikit-learn's searches find, and comes back from a file."""
 
+import os
 import pickle
 import threading
 import warnings
@@ -57,18 +58,15 @@ DRAWN = {"alpha": loguniform(1e-4, 1), "hidden_layer_sizes": [(3,), (8,)]}
 def assert_same(ours: Any, theirs: Any, *, exact: bool = True) -> None:
     assert list(ours.cv_results_) == list(theirs.cv_results_)
     for name, expected in theirs.cv_results_.items():
+        values = ours.cv_results_[name]
         if name.endswith("_time"):
-            assert (ours.cv_results_[name] > 0).all()
+            assert (values > 0).all()
         elif name == "params" or name.startswith("param_"):
-            assert list(ours.cv_results_[name]) == list(expected)
+            assert list(values) == list(expected)
         elif exact:
-            assert np.array_equal(ours.cv_results_[name], expected, equal_nan=True), (
-                name
-            )
+            assert np.array_equal(values, expected, equal_nan=True), name
         else:
-            np.testing.assert_allclose(
-                ours.cv_results_[name], expected, rtol=1e-9, atol=1e-12
-            )
+            np.testing.assert_allclose(values, expected, rtol=1e-9, atol=1e-12)
     assert ours.best_params_ == theirs.best_params_
     assert ours.best_index_ == theirs.best_index_
     assert ours.n_splits_ == theirs.n_splits_
@@ -90,18 +88,19 @@ def test_a_grid_is_that_of_grid_search(theirs: Any, n_jobs: int) -> None:
     assert list(search.classes_) == list(expected.classes_)
     assert search.n_features_in_ == 4
     if theirs is OURS:
-        pairs = zip(
-            search.best_estimator_.coefs_, expected.best_estimator_.coefs_, strict=True
-        )
-        assert all(np.array_equal(*pair) for pair in pairs)
+        coefs = expected.best_estimator_.coefs_
+        for ours, other in zip(search.best_estimator_.coefs_, coefs, strict=True):
+            assert np.array_equal(ours, other)
 
 
-def test_draws_and_numbers_of_objects_are_as_in_scikit_learn() -> None:
+def test_draws_are_those_of_randomized_search() -> None:
     options: dict[str, Any] = {"n_iter": 4, "cv": 3, "random_state": 7}
-    search = MLPSearchCV(OURS, param_distributions=DRAWN, n_jobs=2, **options).fit(
-        X, LABELS
-    )
-    assert_same(search, RandomizedSearchCV(OURS, DRAWN, **options).fit(X, LABELS))
+    search = MLPSearchCV(OURS, param_distributions=DRAWN, n_jobs=2, **options)
+    expected = RandomizedSearchCV(OURS, DRAWN, **options)
+    assert_same(search.fit(X, LABELS), expected.fit(X, LABELS))
+
+
+def test_numbers_that_are_objects_are_taken() -> None:
     model = MLPRegressor(hidden_layer_sizes=(3,), **SETTINGS)
     objects = REAL.astype(object)
     grid = {"alpha": [1e-4, 1.0]}
@@ -109,37 +108,38 @@ def test_draws_and_numbers_of_objects_are_as_in_scikit_learn() -> None:
     assert_same(search, GridSearchCV(model, grid, cv=2).fit(X, objects))
 
 
+OF_ROWS = {"cv": 3, "random_state": 1, "factor": 2, "resource": "n_samples"}
+OF_EPOCHS = {
+    **OF_ROWS,
+    "resource": "max_iter",
+    "max_resources": 8,
+    "min_resources": 2,
+}
+each_resource = pytest.mark.parametrize(
+    "options", [OF_ROWS, OF_EPOCHS], ids=["rows", "epochs"]
+)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("resource", ["n_samples", "max_iter"])
-def test_halving_is_that_of_halving_searches(resource: str) -> None:
-    options: dict[str, Any] = {
-        "cv": 3,
-        "random_state": 1,
-        "factor": 2,
-        "resource": resource,
-    }
-    if resource == "max_iter":
-        options |= {"max_resources": 8, "min_resources": 2}
+@each_resource
+def test_halving_of_a_grid_is_that_of_scikit_learn(options: dict[str, Any]) -> None:
     grid = {"alpha": [1e-4, 1e-2, 1.0], "hidden_layer_sizes": [(3,), (8,)]}
-    search: Any = MLPSearchCV(OURS, grid, halving=True, n_jobs=2, **options).fit(
-        X, LABELS
-    )
-    expected = HalvingGridSearchCV(OURS, grid, return_train_score=False, **options).fit(
-        X, LABELS
-    )
-    assert_same(search, expected)
+    search: Any = MLPSearchCV(OURS, grid, halving=True, n_jobs=2, **options)
+    expected = HalvingGridSearchCV(OURS, grid, return_train_score=False, **options)
+    assert_same(search.fit(X, LABELS), expected.fit(X, LABELS))
     assert search.n_candidates_ == expected.n_candidates_
     assert search.n_resources_ == expected.n_resources_
     assert len(search.n_candidates_) > 1
-    drawn = MLPSearchCV(
-        OURS, param_distributions=DRAWN, n_iter=4, halving=True, **options
-    )
-    options = {"min_resources": "exhaust", "n_candidates": 4} | options
-    options["return_train_score"] = False
-    assert_same(
-        drawn.fit(X, LABELS),
-        HalvingRandomSearchCV(OURS, DRAWN, **options).fit(X, LABELS),
-    )
+
+
+@pytest.mark.slow
+@each_resource
+def test_halving_of_draws_is_that_of_scikit_learn(options: dict[str, Any]) -> None:
+    ours: dict[str, Any] = {"param_distributions": DRAWN, "n_iter": 4, "halving": True}
+    search = MLPSearchCV(OURS, **ours, **options)
+    theirs: dict[str, Any] = {"min_resources": "exhaust", "n_candidates": 4, **options}
+    expected = HalvingRandomSearchCV(OURS, DRAWN, return_train_score=False, **theirs)
+    assert_same(search.fit(X, LABELS), expected.fit(X, LABELS))
 
 
 def several(estimator: Any, X: Any, y: Any) -> dict[str, float]:
@@ -165,7 +165,7 @@ def several(estimator: Any, X: Any, y: Any) -> dict[str, float]:
         {"cv": [(np.arange(60), np.arange(60, N)), (np.arange(30, N), np.arange(30))]},
     ],
 )
-def test_scoring_refit_and_folds(options: dict[str, Any]) -> None:
+def test_options_are_those_of_grid_search(options: dict[str, Any]) -> None:
     options = {"cv": 3, **options}
     search = MLPSearchCV(OURS, GRID, n_jobs=2, **options)
     expected = GridSearchCV(OURS, GRID, **options)
@@ -178,11 +178,10 @@ def test_scoring_refit_and_folds(options: dict[str, Any]) -> None:
         assert_same(search, expected)
 
 
-def test_pipelines_frames_and_regressors() -> None:
+def test_a_pipeline_is_searched_on_a_frame() -> None:
     frame = pd.DataFrame(X, columns=list("abcd"))
-    pipe = make_pipeline(
-        StandardScaler(), MLPRegressor(hidden_layer_sizes=(5,), **SETTINGS)
-    )
+    regressor = MLPRegressor(hidden_layer_sizes=(5,), **SETTINGS)
+    pipe = make_pipeline(StandardScaler(), regressor)
     grid = {
         "mlpregressor__alpha": [0.0, 1.0],
         "standardscaler__with_mean": [True, False],
@@ -193,37 +192,45 @@ def test_pipelines_frames_and_regressors() -> None:
     assert list(search.feature_names_in_) == list("abcd")
 
 
+SAMPLE_WEIGHT = np.linspace(0.1, 2, N)
+
+
 @pytest.mark.slow
-def test_groups_and_weights_go_where_they_belong() -> None:
-    groups = np.arange(N) // 10
-    weight = np.linspace(0.1, 2, N)
+def test_groups_go_to_the_folds() -> None:
     search = MLPSearchCV(OURS, GRID, cv=GroupKFold(3), n_jobs=2)
     expected = GridSearchCV(OURS, GRID, cv=GroupKFold(3))
-    content: dict[str, Any] = {"groups": groups, "sample_weight": weight}
-    assert_same(search.fit(X, LABELS, **content), expected.fit(X, LABELS, **content))
+    content = {"groups": np.arange(N) // 10, "sample_weight": SAMPLE_WEIGHT}
+    search.fit(X, LABELS, **content)
+    assert_same(search, expected.fit(X, LABELS, **content))
+
+
+@pytest.mark.slow
+def test_weights_go_where_they_are_asked_for() -> None:
     with config_context(enable_metadata_routing=True):
-        asking = (
-            clone(OURS)
-            .set_fit_request(sample_weight=True)
-            .set_score_request(sample_weight=True)
-        )
+        asking = clone(OURS).set_fit_request(sample_weight=True)
+        asking.set_score_request(sample_weight=True)
         search = MLPSearchCV(asking, GRID, cv=3)
         expected = GridSearchCV(asking, GRID, cv=3)
-        content = {"sample_weight": weight}
-        assert_same(
-            search.fit(X, LABELS, **content), expected.fit(X, LABELS, **content)
-        )
+        search.fit(X, LABELS, sample_weight=SAMPLE_WEIGHT)
+        assert_same(search, expected.fit(X, LABELS, sample_weight=SAMPLE_WEIGHT))
+
+
+FAILING = {"learning_rate_init": [0.01, 1e300], "solver": ["sgd"]}
 
 
 @pytest.mark.filterwarnings("ignore:One or more of the test scores are non-finite")
 def test_fits_that_fail_get_the_error_score() -> None:
-    grid = {"learning_rate_init": [0.01, 1e300], "solver": ["sgd"]}
-    before = threading.active_count()
+    search = MLPSearchCV(OURS, FAILING, cv=3, n_jobs=2)
     with pytest.warns(FitFailedWarning, match="3 fits failed"):
-        search = MLPSearchCV(OURS, grid, cv=3, n_jobs=2).fit(X, LABELS)
+        search.fit(X, LABELS)
     assert list(np.isnan(search.cv_results_["mean_test_score"])) == [False, True]
+
+
+def test_a_fit_that_fails_may_end_the_search() -> None:
+    before = threading.active_count()
+    search = MLPSearchCV(OURS, FAILING, cv=3, n_jobs=2, error_score="raise")
     with pytest.raises(ValueError, match="non-finite"):
-        MLPSearchCV(OURS, grid, cv=3, n_jobs=2, error_score="raise").fit(X, LABELS)
+        search.fit(X, LABELS)
     assert threading.active_count() <= before
 
 
@@ -240,18 +247,27 @@ def test_an_exit_in_a_fit_leaves_the_search(whole: bool) -> None:
     assert threading.active_count() == before
 
 
-def test_it_is_an_estimator() -> None:
-    search = MLPSearchCV(OURS, GRID, cv=2, halving=False)
+def test_a_search_without_a_fit_predicts_nothing() -> None:
     with pytest.raises(NotFittedError):
-        search.predict(X)
-    assert (
-        clone(search).get_params(deep=False).keys()
-        == search.get_params(deep=False).keys()
-    )
-    pipe = make_pipeline(StandardScaler(), search).fit(X, LABELS)
+        MLPSearchCV(OURS, GRID).predict(X)
+
+
+def test_a_clone_has_the_parameters() -> None:
+    search = MLPSearchCV(OURS, GRID, cv=2, halving=False)
+    expected = search.get_params(deep=False).keys()
+    assert clone(search).get_params(deep=False).keys() == expected
+
+
+def test_a_pickle_of_a_pipeline_has_the_search() -> None:
+    pipe = make_pipeline(StandardScaler(), MLPSearchCV(OURS, GRID, cv=2))
+    pipe.fit(X, LABELS)
     again = pickle.loads(pickle.dumps(pipe))
     assert np.array_equal(again.predict(X), pipe.predict(X))
-    assert search.fit(X, LABELS).fit(X[:60], LABELS[:60]).n_splits_ == 2
+
+
+def test_a_search_may_be_fitted_again() -> None:
+    search = MLPSearchCV(OURS, GRID, cv=2).fit(X, LABELS)
+    assert search.fit(X[:60], LABELS[:60]).n_splits_ == 2
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.FitFailedWarning")
@@ -261,9 +277,8 @@ def test_it_is_an_estimator() -> None:
 )
 def test_scikit_learns_checks_of_a_fit(check: str, base: Any) -> None:
     model = base(hidden_layer_sizes=(3,), max_iter=2, random_state=0)
-    getattr(estimator_checks, check)(
-        "search", MLPSearchCV(model, {"alpha": [1e-4, 1.0]}, cv=2)
-    )
+    search = MLPSearchCV(model, {"alpha": [1e-4, 1.0]}, cv=2)
+    getattr(estimator_checks, check)("search", search)
 
 
 def test_the_costly_fits_begin_first() -> None:
@@ -281,35 +296,42 @@ def test_the_costly_fits_begin_first() -> None:
     assert begun == [60, 60, 20, 20, 2, 2]
 
 
-def test_costs_of_pipelines_and_of_strangers() -> None:
-    def cost(estimator: Any, **parameters: Any) -> float:
-        named = {"parameters": parameters, "train": np.arange(50), "test": None}
-        call = joblib.parallel.BatchedCalls(
-            [(None, (estimator, X, REAL), named)], (None, 1)
-        )
-        return search.cost_of(call)
+def cost(estimator: Any, **parameters: Any) -> float:
+    named = {"parameters": parameters, "train": np.arange(50), "test": None}
+    calls = [(None, (estimator, X, REAL), named)]
+    return search.cost_of(joblib.parallel.BatchedCalls(calls, (None, 1)))
 
+
+def test_the_cost_of_a_pipeline_is_that_of_its_net() -> None:
     pipe = make_pipeline(StandardScaler(), OURS)
     assert cost(OURS) == cost(pipe) == cost(make_pipeline(pipe))
     assert cost(pipe, mlpclassifier__max_iter=80) > cost(pipe)
-    assert cost(OURS, hidden_layer_sizes="wide") == cost(StandardScaler()) == 1
+
+
+def test_the_cost_of_an_unknown_call_is_1() -> None:
+    assert cost(OURS, hidden_layer_sizes="wide") == 1
+    assert cost(StandardScaler()) == 1
     assert search.cost_of(lambda: None) == 1
 
 
-def test_fits_have_one_thread_and_x_is_not_copied_to_processes() -> None:
-    seen: set[tuple[int | None, int]] = set()
+def in_fits(ask: Callable[[], Any]) -> set[Any]:
+    """The answers of a function that each fit's scoring calls."""
+    seen: set[Any] = set()
 
     def score(estimator: Any, X: Any, y: Any) -> float:
-        import os
-
-        seen.add((task_pool.threads_of_task(), os.getpid()))
+        seen.add(ask())
         return 0.0
 
-    import os
-
     MLPSearchCV(OURS, GRID, cv=3, n_jobs=2, scoring=score).fit(X, LABELS)
-    assert {process for _, process in seen} == {os.getpid()}
-    assert {share for share, _ in seen} <= {1, 2}
+    return seen
+
+
+def test_fits_run_in_this_process() -> None:
+    assert in_fits(os.getpid) == {os.getpid()}
+
+
+def test_fits_share_the_threads() -> None:
+    assert in_fits(task_pool.threads_of_task) <= {1, 2}
 
 
 def test_warnings_are_the_callers() -> None:
@@ -357,8 +379,6 @@ def test_a_bar_counts_the_fits_of_halving(capfd: pytest.CaptureFixture[str]) -> 
 
 
 REGRESSOR = MLPRegressor(hidden_layer_sizes=(6,), **SETTINGS)
-
-
 SEARCHES: list[Any] = [
     (OURS, {"param_grid": GRID, "return_train_score": True}, LABELS),
     (
@@ -386,6 +406,13 @@ SEARCHES: list[Any] = [
 ]
 
 
+OF_THE_BEST = {"best_index_", "best_score_", "best_params_", "n_splits_"}
+
+
+def public(search: MLPSearchCV) -> set[str]:
+    return {name for name in vars(search) if name[0] != "_"}
+
+
 @pytest.mark.parametrize(("estimator", "options", "y"), SEARCHES)
 def test_everything_comes_back(
     estimator: Any, options: Any, y: Any, path: Path
@@ -393,10 +420,7 @@ def test_everything_comes_back(
     model = MLPSearchCV(estimator, cv=3, **options).fit(X, y)
     other = reloaded(model, path)
     assert type(other) is MLPSearchCV
-    mine, content = (
-        {name for name in vars(each) if name[0] != "_"} for each in (model, other)
-    )
-    assert mine == content
+    assert public(other) == public(model)
     assert list(other.cv_results_) == list(model.cv_results_)
     for name, values in model.cv_results_.items():
         read = other.cv_results_[name]
@@ -406,26 +430,19 @@ def test_everything_comes_back(
         else:
             assert read.dtype == values.dtype
             assert list(read) == list(values)
-    for name in set(vars(model)) & {
-        "best_index_",
-        "best_score_",
-        "best_params_",
-        "n_splits_",
-    }:
-        assert getattr(other, name) == getattr(model, name)
-        assert type(getattr(other, name)) in (type(getattr(model, name)), int, float)
+    for name in public(model) & OF_THE_BEST:
+        value = getattr(model, name)
+        read = getattr(other, name)
+        assert read == value
+        assert type(read) in (type(value), int, float)
     if options.get("refit", True):
         assert np.array_equal(other.predict(X), model.predict(X))
         assert other.score(X, y) == model.score(X, y)
         assert other.best_estimator_.loss_curve_ == model.best_estimator_.loss_curve_
         assert other.n_features_in_ == 4
-    again = other.fit(X, y)
-    assert np.array_equal(
-        *(
-            m.cv_results_[next(n for n in m.cv_results_ if "mean_test" in n)]
-            for m in (again, model)
-        )
-    )
+    (name, *_) = [name for name in model.cv_results_ if "mean_test" in name]
+    expected = model.cv_results_[name]
+    assert np.array_equal(other.fit(X, y).cv_results_[name], expected)
 
 
 def test_a_file_keeps_the_names_of_features(path: Path) -> None:
@@ -442,11 +459,15 @@ def test_load_sets_the_threads_of_a_search(path: Path) -> None:
     assert other.n_jobs == other.best_estimator_.n_jobs == 1
 
 
-def test_what_no_file_has_is_refused(path: Path) -> None:
+def test_a_search_of_a_pipeline_has_no_file(path: Path) -> None:
     pipe = make_pipeline(StandardScaler(), OURS)
     model = MLPSearchCV(pipe, {"mlpclassifier__alpha": [0.1]}, cv=3).fit(X, LABELS)
     with pytest.raises(ValueError, match="a search of Pipeline cannot be written"):
         fastmlp.save(model, path)
+    assert not path.exists()
+
+
+def test_a_search_by_distributions_has_no_file(path: Path) -> None:
     drawn = {"alpha": uniform(0, 1)}
     model = MLPSearchCV(OURS, param_distributions=drawn, n_iter=1, cv=3).fit(X, LABELS)
     with pytest.raises(ValueError, match="cannot be written to a file"):
