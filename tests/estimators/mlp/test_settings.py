@@ -159,12 +159,12 @@ def test_each_call_of_partial_fit_drops_others(solver: str) -> None:
 AVERAGED = MLPClassifier(**SHORT, batch_size=10, shuffle=False, alpha=0.01)
 
 
-def averaged(**settings: Any) -> MLPClassifier:
+def averaged(**settings: Any) -> Any:
     model = clone(AVERAGED).set_params(average=EMA(0.9), learning_rate_init=0.05)
     return model.set_params(**settings)
 
 
-HELD_OUT = {"X_val": X[:9], "y_val": POSITIVE[:9]}
+HELD_OUT: dict[str, Any] = {"X_val": X[:9], "y_val": POSITIVE[:9]}
 
 
 def test_validation_sees_the_average() -> None:

@@ -20,9 +20,9 @@ from sklearn import neural_network
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import multiclass
 from sklearn.utils.validation import check_is_fitted
+from small_models import reloaded
 from threadpoolctl import threadpool_info, threadpool_limits
 
-import fastmlp
 from fastmlp import EMA, MLP, SGD, Adam, Cosine, Custom, MLPClassifier, MLPRegressor
 from fastmlp._process.task_pool import OneThread, one_thread
 from fastmlp.compiler.jit import INTERPRETED
@@ -393,19 +393,25 @@ def outputs(model: Any) -> Any:
     return model.predict_proba(X)[:, 1]
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_it_has_the_estimators_predictions_and_gradient(task: str) -> None:
+def penalized(task: str) -> Any:
     name, y, settings = TASKS[task]
     _, model = both(name, hidden_layer_sizes=(5,), max_iter=3, alpha=0.3, **settings)
-    model.fit(X, y)
-    if name == "MLPClassifier":
-        predicted = model.predict_proba(X)
-    else:
-        predicted = model.predict(X)
-    predicted = np.asarray(predicted).reshape(len(X), -1)
+    return model.fit(X, y)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_it_has_the_estimators_predictions(task: str) -> None:
+    model = penalized(task)
+    predicted = getattr(model, "predict_proba", model.predict)(X).reshape(len(X), -1)
     if task == "binary":
         predicted = predicted[:, 1:]
     assert np.array_equal(model.net_.predict(X), predicted)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_it_has_the_estimators_gradient(task: str) -> None:
+    name, y, _ = TASKS[task]
+    model = penalized(task)
     # scikit-learn's own gradient,
     # which is of a sum over outputs where the net has a mean.
     targets = np.asarray(y)
@@ -413,10 +419,9 @@ def test_it_has_the_estimators_predictions_and_gradient(task: str) -> None:
         targets = model._label_binarizer.transform(y).astype(float)
     flat = model.net_.parameters.copy()
     value, slopes = model._loss_grad_lbfgs(flat, X, targets.reshape(len(X), -1), None)
+    for_net = targets
     if task == "multiclass":
         for_net = targets.argmax(axis=1)
-    else:
-        for_net = targets
     its_value, its_slopes = model.net_.loss_and_gradient(X, for_net)
     share = its_slopes[0] / slopes[0]
     np.testing.assert_allclose(its_slopes, share * slopes, rtol=1e-9, atol=1e-12)
@@ -447,7 +452,8 @@ def test_a_net_of_its_own_state_leaves_the_estimators_training_as_it_was() -> No
             model.net_.parameters[:] = before
         return model.partial_fit(X, LABELS)
 
-    one, other = after(True), after(False)
+    one = after(True)
+    other = after(False)
     assert all(map(np.array_equal, one.coefs_, other.coefs_))
 
 
@@ -459,12 +465,19 @@ def test_a_fit_that_begins_anew_has_another_net() -> None:
     assert model.net_ is not old
     assert np.array_equal(old.parameters, parameters)
     assert np.array_equal(model.net_.weights[0], model.coefs_[0])
-    # A fit that goes on keeps it.
+
+
+def test_a_fit_that_goes_on_keeps_the_net() -> None:
+    model = fitted()
     kept = model.net_
     model.partial_fit(X, LABELS)
     assert model.net_ is kept
     assert np.array_equal(kept.predict(X)[:, 0], outputs(model))
-    # So does one of a warm start.
+
+
+def test_a_warm_start_keeps_the_net() -> None:
+    model = fitted()
+    kept = model.net_
     model.set_params(warm_start=True).fit(X, LABELS)
     assert model.net_ is kept
 
@@ -480,39 +493,44 @@ def test_arrays_that_a_user_has_put_in_are_shared_from_then_on() -> None:
     assert net is model.net_
 
 
-def test_copies_and_files_have_nets_of_their_own(tmp_path: Path) -> None:
+COPIES: dict[str, Callable[[Any, Path], Any]] = {
+    "pickle": lambda model, path: pickle.loads(pickle.dumps(model)),
+    "deepcopy": lambda model, path: deepcopy(model),
+    "file": reloaded,
+}
+
+
+@pytest.mark.parametrize("kind", COPIES)
+def test_a_copy_has_a_net_of_its_own(kind: str, tmp_path: Path) -> None:
     model = fitted()
     model.net_.weights[0][:] = 0.25
-    fastmlp.save(model, tmp_path / "model.safetensors")
-    for other in (
-        pickle.loads(pickle.dumps(model)),
-        deepcopy(model),
-        fastmlp.load(tmp_path / "model.safetensors"),
-    ):
-        assert np.array_equal(other.net_.predict(X), model.net_.predict(X))
-        other.net_.weights[0][:] = 3.0
-        assert (other.coefs_[0] == 3.0).all()
-        assert (model.coefs_[0] == 0.25).all()
-    # A net is saved by itself, and needs no functions to be loaded again.
+    other = COPIES[kind](model, tmp_path / "model.safetensors")
+    assert np.array_equal(other.net_.predict(X), model.net_.predict(X))
+    other.net_.weights[0][:] = 3.0
+    assert (other.coefs_[0] == 3.0).all()
+    assert (model.coefs_[0] == 0.25).all()
+
+
+def test_a_saved_net_of_a_classifier_needs_no_functions(tmp_path: Path) -> None:
+    model = fitted()
     model.net_.save(tmp_path / "net.safetensors")
     again = MLP.load(tmp_path / "net.safetensors")
     assert np.array_equal(again.predict(X), model.net_.predict(X))
 
 
-def test_a_saved_net_of_a_regressor_needs_no_functions(tmp_path: Path) -> None:
-    each: list[dict[str, Any]] = [
-        {},
-        {"loss": "poisson"},
-        {"solver": "sgd"},
-        {"solver": "lbfgs"},
-    ]
-    for settings in each:
-        model = MLPRegressor(hidden_layer_sizes=(3,), max_iter=2, **settings).fit(
-            X, POSITIVE
-        )
-        model.net_.save(tmp_path / "net.safetensors", include_training_state=True)
-        again = MLP.load(tmp_path / "net.safetensors")
-        assert np.array_equal(again.predict(X)[:, 0], model.predict(X))
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"loss": "poisson"}, {"solver": "sgd"}, {"solver": "lbfgs"}],
+    ids=str,
+)
+def test_a_saved_net_of_a_regressor_needs_no_functions(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    model = MLPRegressor(hidden_layer_sizes=(3,), max_iter=2, **settings)
+    model.fit(X, POSITIVE)
+    model.net_.save(tmp_path / "net.safetensors", include_training_state=True)
+    again = MLP.load(tmp_path / "net.safetensors")
+    assert np.array_equal(again.predict(X)[:, 0], model.predict(X))
 
 
 SMALL: dict[str, Any] = {"hidden_layer_sizes": (8,), "max_iter": 5, "random_state": 0}
@@ -721,12 +739,16 @@ def test_a_fit_by_lbfgs_has_one_thread_of_blas(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.usefixtures("three_threads")
-def test_threads_come_back_from_the_last_and_after_errors() -> None:
+def test_threads_come_back_from_the_last() -> None:
     with one_thread:
         with one_thread:
             pass
         assert set(blas_threads()) == {1}
     assert set(blas_threads()) == {3}
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_threads_come_back_after_errors() -> None:
     with pytest.raises(KeyError), one_thread:
         raise KeyError
     assert set(blas_threads()) == {3}

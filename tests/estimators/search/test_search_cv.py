@@ -199,7 +199,10 @@ SAMPLE_WEIGHT = np.linspace(0.1, 2, N)
 def test_groups_go_to_the_folds() -> None:
     search = MLPSearchCV(OURS, GRID, cv=GroupKFold(3), n_jobs=2)
     expected = GridSearchCV(OURS, GRID, cv=GroupKFold(3))
-    content = {"groups": np.arange(N) // 10, "sample_weight": SAMPLE_WEIGHT}
+    content: dict[str, Any] = {
+        "groups": np.arange(N) // 10,
+        "sample_weight": SAMPLE_WEIGHT,
+    }
     search.fit(X, LABELS, **content)
     assert_same(search, expected.fit(X, LABELS, **content))
 
