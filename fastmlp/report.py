@@ -63,6 +63,8 @@ N_COLUMNS_OF_WORST = 8
 # Characters of a cell, and of a name in a picture; levels in a cell.
 LONGEST_CELL = 80
 LONGEST_NAME = 16
+# Characters of names below a picture that stand upright.
+LONGEST_UPRIGHT = 3
 MOST_SHOWN_LEVELS = 6
 # Probabilities of intervals; columns of pandas' descriptions.
 COVERAGES = (0.5, 0.8, 0.9, 0.95)
@@ -246,7 +248,7 @@ def _reported(model: Any, X: Any, y: Any) -> tuple[Reported, dict[str, int]]:
         raise ValueError(f"{WHO}: X and y must have the same number of rows, got {n}")
     rows = np.flatnonzero(targets.notna().all(axis=1))
     if not len(rows):
-        raise ValueError(f"{WHO}: y has no known target in {len(frame)} rows")
+        raise ValueError(f"{WHO}: y has missing values only, in {len(frame)} rows")
     n_rows = {"known": len(rows), "unknown": len(frame) - len(rows)}
     if len(rows) > MOST_REPORTED_ROWS:
         rows = np.sort(np.random.default_rng(0).permutation(rows)[:MOST_REPORTED_ROWS])
@@ -491,6 +493,7 @@ def _columns(reported: Reported, importances: DataFrame) -> DataFrame:
     """
     X = reported.X
     about = X.describe(include="all").T.reindex(columns=ABOUT)
+    about = about.dropna(axis=1, how="all")
     about.insert(0, "missing", X.isna().sum())
     about.insert(0, "type", X.dtypes)
     table = importances.join(about)
@@ -542,11 +545,11 @@ def _html(table: DataFrame) -> str:
     """A table as escaped HTML."""
     import pandas as pd
 
+    # Missing values of Arrow's types would be written as <NA>.
+    table = table.astype(object).mask(table.isna(), "")
     with pd.option_context("display.max_colwidth", LONGEST_CELL):
         number = "{:.4g}".format
-        return table.to_html(
-            border=0, index_names=False, na_rep="", float_format=number
-        )
+        return table.to_html(border=0, index_names=False, float_format=number)
 
 
 def _pictures(
@@ -641,8 +644,10 @@ def _of_classes(reported: Reported) -> dict[str, Draw]:
     place[shown] = np.arange(len(shown))
 
     def confusion(ax: Any) -> None:
+        longest = max(map(len, ticks))
+        rotation = "vertical" if longest > LONGEST_UPRIGHT else "horizontal"
         options = {"labels": np.arange(len(ticks)), "display_labels": ticks, "ax": ax}
-        options |= {"cmap": "Blues", "colorbar": False, "xticks_rotation": "vertical"}
+        options |= {"cmap": "Blues", "colorbar": False, "xticks_rotation": rotation}
         display = metrics.ConfusionMatrixDisplay.from_predictions
         display(place[y], place[labels], **options)
 

@@ -320,6 +320,23 @@ def test_many_rows_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "of which 50 were drawn" in " ".join(text.split())
 
 
+def test_cells_of_missing_values_are_empty() -> None:
+    town = TABLE["town"].where(np.arange(N) > 9)
+    table = TABLE.assign(town=town).convert_dtypes(dtype_backend="pyarrow")
+    text = html_report(model_of("table of numbers"), table, Y)
+    assert "&lt;NA&gt;" not in text
+    header, *rows = next(one for one in Page(text).tables if "read as" in one[0])
+    cells = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
+    assert cells["a"]["unique"] == cells["town"]["mean"] == ""
+    assert cells["town"]["missing"] == "10"
+
+
+def test_a_table_of_numbers_has_no_columns_of_texts() -> None:
+    headers = [one[0] for one in Page(html_report(model_of("net"), X, Y)).tables]
+    columns = next(names for names in headers if "missing" in names)
+    assert not {"unique", "top"} & {*columns}
+
+
 def test_the_class_of_one_sided_scores_is_named() -> None:
     text = html_report(MLPClassifier(**SMALL).fit(X, Y > 0), X, Y > 0)
     assert "average precision are those of the class True." in text
@@ -369,7 +386,7 @@ def test_tables_of_every_kind_give_the_same_tables(kind: str) -> None:
         ),
         ("net", X, X[:, :2], r"predictions and y must be alike, got \(120, 1\) and"),
         ("net", X, Y[:3], "same number of rows, got 120 and 3"),
-        ("net", X, np.full(N, np.nan), "y has no known target in 120 rows"),
+        ("net", X, np.full(N, np.nan), "y has missing values only, in 120 rows"),
         ("net", X, LABELS, "y must hold numbers"),
         ("table of numbers", TABLE, "price", "column"),
     ],

@@ -35,7 +35,7 @@ CSV = (".csv", ".csv.gz")
 # The command's words for words in errors of Python's API.
 IN_COMMANDS = {
     r"^(TabularMLP\w+\.(fit|predict|predict_proba)|fastmlp\.load): ": r"{}: ",
-    r"^predict_(arrow|parquet): ": r"{}: ",
+    r"^(predict_arrow|predict_parquet|html_report): ": r"{}: ",
     r"\bsample_weight(_val)?\b": "--weight",
     r"\b[Xy]_val\b": "--valid",
     r"\by(?= (must|has|holds)\b)": "the target",
@@ -404,11 +404,14 @@ def run_report(arguments: argparse.Namespace) -> None:
         columns, texts = _columns_of(model)
         chosen: Any = {"columns": columns, "texts": texts, "verb": "reported on"}
         table = read_table(data, who, 0, others=[target], **chosen)
-        # A fraction of a table of Arrow stays what it is,
-        # such as a level with missing values.
+        # A level of Arrow's stays what it is, such as a fraction or a missing value.
         frame = table.to_pandas(
             types_mapper=messages.imported("pandas", who).ArrowDtype
         )
+        # A report of 1,000 columns of NumPy's takes 23 s, of Arrow's 122 s.
+        names = getattr(getattr(model, "schema_", None), "numeric_names", ())
+        fractions = [name for name in names if frame.dtypes[name].kind == "f"]
+        frame = frame.astype(dict.fromkeys(fractions, "float64"))
         fastmlp.html_report(model, frame, target, output)
     say(f"report: {output}")
 

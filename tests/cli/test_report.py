@@ -43,6 +43,18 @@ def test_a_report_of_a_table_is_written(capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.slow
+def test_rows_without_targets_are_refused_in_words_of_the_command(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(TRAIN) == 0
+    pd.read_csv("a.csv").assign(y=None).to_csv("b.csv", index=False)
+    assert main(["report", MODEL, "b.csv"]) == 1
+    expected = "fastmlp: report: the target has missing values only, in"
+    assert expected in capsys.readouterr().err
+    assert not Path("report.html").exists()
+
+
+@pytest.mark.slow
 def test_a_report_of_a_net_takes_the_target(capsys: pytest.CaptureFixture[str]) -> None:
     table = pd.read_csv("a.csv")
     table = table[["age", "member"]].astype(float).assign(y=table["age"] / 90)
