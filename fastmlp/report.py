@@ -665,7 +665,7 @@ def _of_classes(reported: Reported) -> dict[str, Draw]:
         display = CalibrationDisplay.from_predictions
         display(right, probability, ax=ax, name=kind, **options)
 
-    curved = [k for k in frequent if 0 < counts[k] < len(y)][:MOST_CURVES]
+    curved = [int(k) for k in frequent if 0 < counts[k] < len(y)][:MOST_CURVES]
     curved = [1] if n_classes == 2 and curved else curved
     kind = names[1] if n_classes == 2 else "predicted class"
     pictures: dict[str, Draw] = {

@@ -471,10 +471,9 @@ class MLPClassifier(StreamModel, base.MiniBatchClassifier):
         rows = self._table(X, None, "predict_many")
         frame = dataframe.into_frame(X)
         classes = [*self._classes]
+        places: list[int] = []
         if classes:
-            places = self._probabilities(rows).argmax(axis=1)
-        else:
-            places = []
+            places = self._probabilities(rows).argmax(axis=1).tolist()
         labels = [classes[place] for place in places] or [None] * len(rows)
         return dataframe.to_native_series(labels, name=None, like=frame)
 

@@ -245,7 +245,7 @@ def test_scores_of_classes(rng: np.random.Generator, n_classes: int) -> None:
     codes = np.concatenate(
         [np.arange(n_classes), rng.integers(n_classes, size=N - n_classes)]
     )
-    p = rng.random((N, n_classes)).astype(np.float32)
+    p: Any = rng.random((N, n_classes)).astype(np.float32)
     p[np.arange(N), codes] += rng.random(N, np.float32)
     scores = scored(codes, p, classes_=np.arange(n_classes))
     p = p / p.sum(axis=1, keepdims=True, dtype=np.float64)

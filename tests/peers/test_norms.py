@@ -171,7 +171,7 @@ def test_extremes_are_pytorchs(name: str, case: str, rng: np.random.Generator) -
     expected = predicted.detach().numpy()
     np.testing.assert_allclose(net.predict(x), expected, atol=1e-8)
     slopes = gradients_of(module)
-    scale = 1e-8 * max(1, abs(slopes).max())
+    scale = 1e-8 * max(1, float(abs(slopes).max()))
     np.testing.assert_allclose(gradient, slopes, rtol=0, atol=scale)
     assert np.isfinite(single.predict(x)).all()
     assert np.isfinite(single.loss_and_gradient(x, y)[1]).all()

@@ -253,7 +253,8 @@ def test_matrix_and_step_are_the_oracles(case: dict[str, Any]) -> None:
     parameters = net.parameters.copy()
     _, gradient = system.objective(parameters)
     system.linearize(parameters)
-    close = {"rtol": 0, "atol": 1e-10 * max(1, abs(plain).max())}
+    scale = float(abs(plain).max())
+    close: Any = {"rtol": 0, "atol": 1e-10 * max(1, scale)}
     np.testing.assert_allclose(system.matrix(), plain, **close)
     np.testing.assert_allclose(system.diagonal, np.diag(whole)[kept], **close)
     step = system.step(gradient, np.full(kept.sum(), 0.1))

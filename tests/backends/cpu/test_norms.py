@@ -99,13 +99,13 @@ def test_predictions_and_gradient_are_the_oracles(
     x, y = rows_of(rng, n_rows, dtype)
     model = {**words_of(net), "l2": 0.3}
     expected = naive.predict(*arrays_of(net), x, **model)
-    tolerance = TOLERANCE[dtype] * max(1, abs(expected).max())
+    tolerance = TOLERANCE[dtype] * max(1, float(abs(expected).max()))
     np.testing.assert_allclose(net.predict(x), expected, rtol=0, atol=tolerance)
     value, gradient = net.loss_and_gradient(x, y)
     wanted, *slopes = naive.gradient(*arrays_of(net), x, y, **model)
     flat = naive.flatten(*slopes)
     assert value == pytest.approx(wanted, rel=100 * TOLERANCE[dtype])
-    scale = 100 * TOLERANCE[dtype] * max(1, abs(flat).max())
+    scale = 100 * TOLERANCE[dtype] * max(1, float(abs(flat).max()))
     np.testing.assert_allclose(gradient, flat, rtol=0, atol=scale)
 
 
@@ -455,7 +455,7 @@ def test_drawn_nets_are_the_oracles_on_any_threads(seed: int) -> None:
     tolerance = 3000 * TOLERANCE[net.dtype.name]
     assert value == pytest.approx(wanted, rel=tolerance)
     flat = naive.flatten(*slopes)
-    scale = tolerance * max(1, abs(flat).max())
+    scale = tolerance * max(1, float(abs(flat).max()))
     np.testing.assert_allclose(gradient, flat, rtol=0, atol=scale)
     batches = rng.integers(1, n_rows + 1, 3)
     for each in nets:
