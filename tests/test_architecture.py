@@ -188,7 +188,7 @@ def run_on_import(tree: ast.AST) -> ast.Module:
     return ast.Module(body=body, type_ignores=[])
 
 
-def test_floors_hold_and_imports_point_down() -> None:
+def test_every_room_has_a_floor() -> None:
     """Add what is found to HOUSES."""
     rooms = {
         (house, room_of(module, house))
@@ -201,6 +201,9 @@ def test_floors_hold_and_imports_point_down() -> None:
         for room in set().union(*floors)
     }
     assert rooms <= floors
+
+
+def test_imports_point_down() -> None:
     up = {
         (module, target)
         for module in FILES
@@ -209,6 +212,9 @@ def test_floors_hold_and_imports_point_down() -> None:
         if goes_up(module, target, house)
     }
     assert not up
+
+
+def test_imports_have_no_circle() -> None:
     graph = {module: imports_in(module) - {module} for module in FILES}
     TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
 
@@ -236,13 +242,16 @@ def up_to(highest: str) -> list[str]:
     return [module for module in FILES if floor_of(module) <= floor_of(highest)]
 
 
-def test_low_floors_do_without_numba_and_libraries() -> None:
+def test_low_floors_do_without_numba() -> None:
     low = {*up_to("fastmlp.model")}.difference(in_rooms("compiler", "backends"))
     assert not {
         module
         for module in low
         if libraries_of(tree_of(module)) & {"numba", "llvmlite"}
     }
+
+
+def test_what_is_below_nets_needs_numpy_alone() -> None:
     needed = {
         name
         for module in up_to("fastmlp.network")
@@ -302,13 +311,16 @@ def test_only_the_programs_print() -> None:
     assert prints == []
 
 
-def test_doors_are_known_by_protocol_and_private_parts_in_model() -> None:
+def test_doors_are_known_by_protocol() -> None:
     modules = in_rooms("model", "network", "training", "many", "estimators", "archives")
     known = {
         name for module in modules for name in imports_by(ast.walk(tree_of(module)))
     }
     backends = {name for name in known if name.startswith("fastmlp.backends.")}
     assert backends <= {"fastmlp.backends.protocol"}
+
+
+def test_private_parts_of_a_net_are_known_in_model() -> None:
     modules = in_rooms(
         "many", "archives", "saving", "cli", "plotting", "training", "serialization"
     )
@@ -398,13 +410,16 @@ def test_tables_take_few_names_of_the_core() -> None:
     assert len(taken) <= 45, sorted(taken)
 
 
-def test_the_map_and_names_to_build_on_are_few_words() -> None:
+def test_names_to_build_on_are_few() -> None:
     names = names_to_build_on().keys()
     modules = modules_to_build_on()
     assert f"{len(names - modules)} names and {len(modules)} modules" in MAP
     page = (ROOT.parent / "docs/how-to/build-on-the-core.md").read_text()
     assert len(names) <= 25
     assert {*re.findall(r"`(\w+)`", page.split("## The 25 names")[1])} >= names
+
+
+def test_the_map_has_a_row_for_each_word() -> None:
     (table,) = re.findall(
         r"^\| Word \| Meaning \|\n\|[-|]+\n((?:\|.*\n)+)", MAP, re.MULTILINE
     )
@@ -513,11 +528,14 @@ def defined_in(path: str) -> set[str]:
     return results
 
 
-def test_the_map_names_every_folder_and_twelve_frames() -> None:
+def test_the_map_names_every_folder() -> None:
     folders = {
         path.parent.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py")
     } - {"."}
     assert folders_of_the_tree() == folders
+
+
+def test_the_map_names_twelve_frames_at_most() -> None:
     assert 8 <= len(FRAMES) <= 12
     assert FRAMES[0][0] == "MLP.fit"
 
@@ -533,8 +551,11 @@ def importers_of(library: str) -> set[str]:
     return {module for module in FILES if library in libraries_of(tree_of(module))}
 
 
-def test_numba_and_llvm_are_imported_where_it_says() -> None:
+def test_numba_is_imported_where_the_map_says() -> None:
     assert importers_of("numba") == files_of("Numba is imported by")
+
+
+def test_llvm_is_imported_where_the_map_says() -> None:
     places = (*files_of("LLVM is imported by"),)
     assert all(module.startswith(places) for module in importers_of("llvmlite"))
 
@@ -604,17 +625,24 @@ def constants() -> dict[str, int]:
 
 
 @pytest.mark.parametrize("name", constants())
-def test_every_constant_has_a_comment_and_is_used(name: str) -> None:
+def test_every_constant_has_a_comment(name: str) -> None:
     assert LINES[constants()[name] - 2].startswith("#")
+
+
+@pytest.mark.parametrize("name", constants())
+def test_every_constant_is_used(name: str) -> None:
     users = [path for path in CPU.rglob("*.py") if path.name != "tuning.py"]
     assert any(re.search(rf"\b{name}\b", path.read_text()) for path in users)
 
 
-def test_every_section_says_how_to_measure_it_again_and_imports_nothing() -> None:
+def test_every_section_says_how_to_measure_it_again() -> None:
     sections = [i for i, line in enumerate(LINES) if re.match(r"# --- \w.* -+$", line)]
     assert sections
     for i in sections:
         assert LINES[i + 1].startswith("# python -m pytest benchmarks")
+
+
+def test_what_is_tuned_knows_its_processor_alone() -> None:
     assert imports_in("fastmlp.backends.cpu.tuning") <= {"fastmlp.compiler.target"}
 
 

@@ -233,18 +233,25 @@ def test_outputs_stand_under_their_blocks(
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_pages_have_outputs_lengths_and_texts_of_pictures(page: Path) -> None:
+def test_every_output_of_a_page_belongs_to_code(page: Path) -> None:
     n_outputs = sum(block["text"] is not None for block in outputs.blocks(page))
     assert page.read_text().count("\n```text output") == n_outputs
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_a_page_has_a_summary_or_is_short(page: Path) -> None:
     text = whole(page)
     if page.relative_to(ROOT).as_posix().removeprefix("docs/") in REFERENCES:
         summary = text.partition("\n# ")[2] or text
         assert n_words(re.split(r"\n#|\n\||\n```", summary)[0]) >= 12
     else:
         assert n_words(text) <= 2500
-    assert "" not in [
-        text.strip() for text in re.findall(r"!\[([^\]]*)\]\(", page.read_text())
-    ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_picture_of_a_page_has_a_text(page: Path) -> None:
+    texts = re.findall(r"!\[([^\]]*)\]\(", page.read_text())
+    assert "" not in [text.strip() for text in texts]
 
 
 def test_pages_have_code_and_pictures() -> None:
@@ -341,9 +348,12 @@ def test_tables_name_everything(row: str) -> None:
     assert sorted(re.findall(r"`(\w+)`", cell)) == sorted(TABLES[row])
 
 
-def test_pages_name_losses_links_and_all_public_names() -> None:
+def test_the_page_of_rules_names_the_links_of_losses() -> None:
     for name, loss in losses.LOSSES.items():
         assert loss.link is None or f"`{name}` ({loss.link})" in RULES
+
+
+def test_the_index_of_the_api_names_all_that_is_public() -> None:
     index = (DOCS / "api" / "index.md").read_text()
     assert (
         sorted(re.findall(r"^   ([A-Za-z][\w.]*)$", index, flags=re.MULTILINE))
@@ -394,7 +404,7 @@ def test_what_has_not_run_on_a_card_says_so() -> None:
     assert measured != ("This part has not run on a card yet" in page)
 
 
-def test_install_tells_every_extra_and_what_is_in_it() -> None:
+def test_install_tells_every_extra_with_its_parts() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     page = (DOCS / "start" / "install.md").read_text()
     (table,) = re.findall(r"^\| extra .*\n((?:\|.*\n)+)", page, flags=re.MULTILINE)
@@ -490,12 +500,15 @@ def commands(text: str) -> list[str]:
     return re.findall(r"^    (python .*)$", text, flags=re.MULTILINE)
 
 
-def test_the_index_lists_every_page_and_security_what_is_trusted() -> None:
+def test_the_index_lists_every_page() -> None:
     index = (FOLDER / "README.md").read_text()
     assert re.findall(r"\]\((0\d\d-[\w-]+\.md)\) \|", index) == DECISIONS
     assert [page[:3] for page in DECISIONS] == [
         f"{i + 1:03}" for i in range(len(DECISIONS))
     ]
+
+
+def test_security_tells_what_is_trusted() -> None:
     rows = re.findall(
         r"^\| \*\*(.*?)\*\*.*? \| (yes|no) \|", SECURITY, flags=re.MULTILINE
     )
@@ -505,14 +518,16 @@ def test_the_index_lists_every_page_and_security_what_is_trusted() -> None:
 
 
 @each_page
-def test_a_page_has_context_decision_and_commands_that_are_understood(
-    page: str,
-) -> None:
+def test_a_page_has_its_sections(page: str) -> None:
     text = (FOLDER / page).read_text()
     assert text.startswith(f"# {page[:3]}. ")
     assert "**Context.**" in text
     assert "**Measure again.**" in text
     assert commands(text)
+
+
+@each_page
+def test_commands_of_a_page_are_understood(page: str) -> None:
     for command in commands((FOLDER / page).read_text()):
         words = shlex.split(command)
         assert words[1] == "-m"
@@ -777,7 +792,7 @@ CAUSES: dict[str, Callable[[], Any]] = {
 }
 
 
-def test_each_quote_has_a_cause_and_the_advice_works() -> None:
+def test_each_quote_has_a_cause() -> None:
     """A cause may be of another argument than the call of validation/messages with
     these words.
     """
@@ -787,6 +802,9 @@ def test_each_quote_has_a_cause_and_the_advice_works() -> None:
         <= {*QUOTED}
     )
     assert len(QUOTED) >= 60
+
+
+def test_the_advice_of_the_page_works() -> None:
     model = copy.deepcopy(net())
     model.fit(X.reshape(len(X), -1), Y, epochs=1)
     model.predict(X[0].reshape(1, -1))

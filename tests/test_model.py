@@ -57,7 +57,7 @@ def test_digits_reach_97_percent_on_a_held_out_fifth(seed: int) -> None:
     assert accuracy >= 0.97
 
 
-def test_one_step_by_hand_and_an_activation_per_layer() -> None:
+def test_one_step_by_hand() -> None:
     net = MLP((1, 1), optimizer=SGD(0.1), initializer="zeros", dtype="float64")
     net.weights[0][:] = 2.0
     net.biases[0][:] = 1.0
@@ -67,6 +67,9 @@ def test_one_step_by_hand_and_an_activation_per_layer() -> None:
     np.testing.assert_allclose(
         net.parameters, [2.0 - 0.1 * 12, 1.0 - 0.1 * 4], rtol=1e-15
     )
+
+
+def test_a_layer_has_an_activation_of_its_own() -> None:
     x, _ = wave(9)
     net = MLP((3, 4, 5, 1), activation=["relu", "tanh"], dtype="float64", seed=0)
     expected = naive.predict(net.weights, net.biases, x, activations=["relu", "tanh"])
@@ -157,7 +160,7 @@ def test_rules_of_ones_own_have_right_gradients() -> None:
     assert gradient @ direction == pytest.approx((above - below) / (2 * step), rel=1e-7)
 
 
-def test_rules_of_ones_own_own_links_and_train() -> None:
+def test_an_optimizer_of_ones_own_trains_as_its_equal() -> None:
     x, y = wave()
     own = MLP((3, 4, 1), optimizer=Custom(descent, learning_rate=0.05), seed=0)
     known = MLP((3, 4, 1), optimizer=SGD(0.05), seed=0)
@@ -165,6 +168,9 @@ def test_rules_of_ones_own_own_links_and_train() -> None:
         net.fit(x, y, epochs=2)
     assert own.parameters.tobytes() == known.parameters.tobytes()
     assert MLP((3, 1), optimizer=descent).optimizer.learning_rate == 0.001
+
+
+def test_a_loss_of_ones_own_has_a_link() -> None:
     poisson = LOSSES["poisson"]
     net = MLP((3, 4, 1), loss=Loss(poisson.rule, link="exp", targets="count"), seed=0)
     x, y = wave()
@@ -292,10 +298,13 @@ def test_predictions_that_are_not_finite_warn_at_the_callers_line() -> None:
         net.predict([[0.0]])
 
 
-def test_far_predictions_and_validation_losses_warn_or_not() -> None:
+def test_far_predictions_do_not_warn() -> None:
     net = MLP((1, 1), initializer="zeros")
     net.biases[0][:] = 3e38
     assert (net.predict(np.zeros((9, 1))) == np.float32(3e38)).all()
+
+
+def test_far_validation_losses_warn() -> None:
     net = MLP((3, 1), seed=0, optimizer=SGD(1e-3))
     far = np.full((2, 3), 3e38, np.float32)
     with pytest.warns(RuntimeWarning, match="the validation loss is (inf|nan)"):

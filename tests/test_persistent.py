@@ -65,19 +65,25 @@ def of_loss(loss: Any) -> MLP:
     return MLP((3, 4, n + n % 2 if n < 3 else n), loss=loss, seed=1)
 
 
-def test_settings_penalties_and_moments_are_kept_to_the_last_bit(path: Path) -> None:
+def test_penalties_are_kept_to_the_last_bit(path: Path) -> None:
     strengths: Any = {name: 0.1 * (i + 1) for i, name in enumerate(PENALTIES)}
     net = MLP(
         (3, 4, 5, 1), activation=["relu", "gelu"], penalties=strengths, l2=0.7, seed=1
     )
     assert_same(net, reloaded(net, path))
     assert net.loss_and_gradient(X, Y)[0] == MLP.load(path).loss_and_gradient(X, Y)[0]
+
+
+def test_settings_of_numpys_types_are_kept_to_the_last_bit(path: Path) -> None:
     tenth: Any = np.float32(0.1)
     most: Any = np.float32(0.9)
     steps: Any = np.int64(70)
     rate = Warmup(Cosine(tenth, n_steps=steps), n_steps=3)
     net = make(optimizer=SGD(rate, momentum=most, nesterov=True), l1=1 / 3)
     assert_same(net, reloaded(net, path))
+
+
+def test_moments_that_are_not_finite_are_kept(path: Path) -> None:
     net = make()
     net.fit(X, Y, epochs=1)
     net.save(path, include_training_state=True)
@@ -210,9 +216,7 @@ class Descent:
         return rates[:, None]
 
 
-def test_rules_without_a_name_are_refused_and_own_optimizers_come_back(
-    path: Path,
-) -> None:
+def test_rules_without_a_name_are_refused(path: Path) -> None:
     for settings in (
         {"activation": lambda z: (z, 1 + 0 * z)},
         {"optimizer": SGD(lambda s, t: 0.1 + 0 * s)},
@@ -224,6 +228,9 @@ def test_rules_without_a_name_are_refused_and_own_optimizers_come_back(
     with pytest.raises(ValueError, match="'mse' with changed settings has no name"):
         make(loss=Loss(LOSSES["mse"].rule, over_outputs="sum")).save(path)
     assert not path.exists()
+
+
+def test_an_optimizer_of_ones_own_comes_back(path: Path) -> None:
     net = make(optimizer=Descent())
     optimizer = Descent()
     assert reloaded(net, path, Descent=optimizer).optimizer is optimizer

@@ -66,7 +66,7 @@ def test_both_losses_are_drawn_from_epoch_1() -> None:
     assert plot_history(History(loss=[1.0])).get_lines()[0].get_marker() == "o"
 
 
-def test_metrics_and_rates_have_axes_on_the_right() -> None:
+def test_metrics_have_an_axis_on_the_right() -> None:
     ax = plot_history(
         History([3.0, 1.0], [4.0, 2.5], metrics={"auc": [0.5, 0.7], "f": [0.0, 1.0]})
     )
@@ -74,6 +74,9 @@ def test_metrics_and_rates_have_axes_on_the_right() -> None:
     assert curves(right) == {"auc (right)": [0.5, 0.7], "f (right)": [0.0, 1.0]}
     assert right.get_ylabel() == "validation auc, f"
     assert legend(right) == [TRAINING, VALIDATION, "auc (right)", "f (right)"]
+
+
+def test_rates_have_an_axis_on_the_right_of_metrics() -> None:
     both = History([3.0], [4.0], [0.1], metrics={"auc": [0.5]})
     first, second = plot_history(both, learning_rate=True).figure.axes[1:]
     assert curves(second) == {"learning rate (right)": [0.1]}
@@ -104,17 +107,25 @@ def test_the_scale_is_logarithmic_where_positive_losses_span_much(
     assert plot_history(History(loss=loss)).get_yscale() == scale
 
 
-def test_several_fits_have_names_and_the_best_one_the_title() -> None:
-    worse = History(loss=[3.0, 2.5])
-    assert list(curves(plot_history([worse, BOTH]))) == [
+WORSE = History(loss=[3.0, 2.5])
+
+
+def test_several_fits_have_their_places_as_names() -> None:
+    assert list(curves(plot_history([WORSE, BOTH]))) == [
         "net 0",
         "net 1",
         "net 1, validation",
     ]
-    ax = plot_history({"a": worse, 3: History(loss=[2.0, 1.5])})
+
+
+def test_the_best_of_several_fits_has_the_title() -> None:
+    ax = plot_history({"a": WORSE, 3: History(loss=[2.0, 1.5])})
     assert list(curves(ax)) == ["a", "3"]
     assert told(ax) == "best: 3, training loss 1.5 in epoch 2 of 2"
-    many: Any = plot_history([worse] * 11)
+
+
+def test_many_fits_have_no_legend() -> None:
+    many: Any = plot_history([WORSE] * 11)
     assert len(many.get_lines()) == 11
     assert many.get_legend() is None
 
@@ -130,16 +141,24 @@ def test_a_second_call_adds_curves() -> None:
 
 @needs_compiler
 @unconverged
-def test_estimators_pipelines_searches_and_nets_are_drawn() -> None:
-    y = ROWS[:, 0] > 0
-    early = MLPClassifier((4,), early_stopping=True, max_iter=3, random_state=0).fit(
-        ROWS, y
-    )
+def test_estimators_are_drawn() -> None:
+    early = MLPClassifier((4,), early_stopping=True, max_iter=3, random_state=0)
+    early.fit(ROWS, ROWS[:, 0] > 0)
     ax = plot_history(early)
     assert curves(ax)[TRAINING] == early.loss_curve_
     assert curves(ax.figure.axes[1])["accuracy (right)"] == early.validation_scores_
-    theirs = neural_network.MLPClassifier((4,), max_iter=3, random_state=0).fit(ROWS, y)
+
+
+@unconverged
+def test_estimators_of_scikit_learn_are_drawn() -> None:
+    theirs = neural_network.MLPClassifier((4,), max_iter=3, random_state=0)
+    theirs.fit(ROWS, ROWS[:, 0] > 0)
     assert curves(plot_history(theirs)) == {TRAINING: theirs.loss_curve_}
+
+
+@needs_compiler
+@unconverged
+def test_searches_over_pipelines_are_drawn() -> None:
     pipe = make_pipeline(
         StandardScaler(), MLPRegressor(hidden_layer_sizes=(3,), max_iter=2)
     )
@@ -152,11 +171,21 @@ def test_estimators_pipelines_searches_and_nets_are_drawn() -> None:
     picture.figure.canvas.draw()
     assert picture.get_ylabel() == "R²"
     assert "mean and standard deviation of 2 folds" in legend(picture)
+
+
+@needs_compiler
+def test_many_nets_are_drawn() -> None:
     nets = [MLP((2, 3, 1), seed=seed) for seed in range(2)]
     histories = fit_many(nets, ROWS, ROWS[:, 0], epochs=2)
     assert list(curves(plot_history(histories))) == ["net 0", "net 1"]
+
+
+@needs_compiler
+def test_reports_are_drawn() -> None:
     reports: list[Report] = []
-    history = nets[0].fit(ROWS, ROWS[:, 0], epochs=2, callbacks=reports.append)
+    history = MLP((2, 3, 1), seed=0).fit(
+        ROWS, ROWS[:, 0], epochs=2, callbacks=reports.append
+    )
     assert curves(plot_history(reports[-1])) == {TRAINING: history.loss}
 
 

@@ -282,7 +282,7 @@ def test_properties_have_types_that_prompts_can_show(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["MLP", "MLPClassifier", "MLPSearchCV", "fit_many"])
-def test_help_shows_the_names_of_types_and_not_all_that_they_stand_for(
+def test_help_shows_the_names_of_types_alone(
     name: str,
 ) -> None:
     shown = operator.attrgetter(name)(fastmlp)
