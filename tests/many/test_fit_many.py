@@ -71,7 +71,8 @@ def bits(nets: list[MLP]) -> list[bytes]:
 @pytest.mark.parametrize("n_threads", [1, 2, 3, None])
 def test_every_net_ends_as_by_its_own_fit(n_threads: int | None) -> None:
     """In whichever order, and among whichever others."""
-    own, together = mixed(), mixed()
+    own = mixed()
+    together = mixed()
     order = (
         np.random.default_rng(n_threads or 0)
         .permutation(len(own))[: n_threads or 5]
@@ -120,7 +121,8 @@ def test_nets_that_share_threads_end_as_alone(
         ):
             time.sleep(0.001)
 
-    own, together = mixed(), mixed()
+    own = mixed()
+    together = mixed()
     # One waits until the others have ended; each of its epochs is a call.
     last = 1
     epochs = [3, 6, 4, 3, 5]
@@ -147,7 +149,8 @@ def test_short_and_threadless_fits_are_the_callers(
         tried.append(thread)
         raise RuntimeError("can't start new thread")
 
-    singles, together = mixed(), mixed()
+    singles = mixed()
+    together = mixed()
     monkeypatch.setattr(threading.Thread, "start", refuse)
     monkeypatch.setattr(training, "SHORT_FLOPS", most)
     for i, net in enumerate(singles):
@@ -164,7 +167,8 @@ def test_rows_train_as_copies_of_them_would(
     if chunk:
         monkeypatch.setattr(tuning, "CHUNK_NUMBERS", 1)
         monkeypatch.setattr(tuning, "MIN_CHUNK_ROWS", chunk)
-    own, together = mixed(), mixed()
+    own = mixed()
+    together = mixed()
     options: dict[str, Any] = {
         "epochs": EPOCHS,
         "batch_size": BATCHES,
@@ -201,15 +205,26 @@ def test_rows_validation_and_weights_of_each_net() -> None:
     for net, r, v, w, history in zip(
         own, rows, held_out, weights, histories, strict=True
     ):
-        chosen = slice(None) if r is None else r
-        weighted: dict[str, Any] = {} if w is None else {"sample_weight": w[chosen]}
+        if r is None:
+            chosen = slice(None)
+        else:
+            chosen = r
+        options = dict[str, Any]()
+        validation: list[Any] = []
+        n_validated = 0
         if v is not None:
             index = list(v)
-            more = () if w is None else (w[index],)
-            weighted["validation_data"] = (X[index], Y[index], *more)
-        expected = net.fit(X[chosen], Y[chosen], epochs=2, **weighted)
+            validation = [X[index], Y[index]]
+            n_validated = 2
+        if w is not None:
+            options["sample_weight"] = w[chosen]
+        if v is not None and w is not None:
+            validation.append(w[index])
+        if validation:
+            options["validation_data"] = tuple(validation)
+        expected = net.fit(X[chosen], Y[chosen], epochs=2, **options)
         assert history.validation_loss == expected.validation_loss
-        assert len(history.validation_loss) == (0 if v is None else 2)
+        assert len(history.validation_loss) == n_validated
     assert bits(together) == bits(own)
 
 
@@ -303,7 +318,8 @@ def test_a_warning_of_several_nets_comes_once() -> None:
 
 
 def test_a_net_diverges_without_disturbing_the_others() -> None:
-    nets, own = mixed(), mixed()
+    nets = mixed()
+    own = mixed()
     for group in (nets, own):
         group.insert(2, MLP((3, 8, 1), seed=9, optimizer=SGD(1e30)))
     with pytest.warns(RuntimeWarning, match=r"nets\[2\]: fit diverged") as caught:

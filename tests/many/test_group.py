@@ -38,15 +38,18 @@ def drawn_nets(rng: np.random.Generator) -> list[MLP]:
     same = rng.random() < 0.6
     for seed in range(rng.integers(1, 6)):
         hidden = [(), (7, 4), (40, 33), (20,)][rng.integers(4)]
-        settings: dict[str, Any] = {"l2": 0.1} if rng.random() < 0.3 else {}
+        settings = dict[str, Any]()
+        if rng.random() < 0.3:
+            settings["l2"] = 0.1
         if hidden and rng.random() < 0.3:
             settings["dropout"] = 0.3
         if hidden and rng.random() < 0.3:
             settings["layer_rates"] = [0.0] + [1.0] * len(hidden)
-        n_known = 2 if same else len(OPTIMIZERS)
         if same:
+            n_known = 2
             settings["dtype"] = "float32"
         else:
+            n_known = len(OPTIMIZERS)
             settings["dtype"] = ["float32", "float64"][rng.integers(2)]
         settings["optimizer"] = OPTIMIZERS[rng.integers(n_known)]
         settings["activation"] = ["relu", "tanh"][rng.integers(2)]
@@ -67,15 +70,17 @@ def drawn_rows(
     arguments: dict[str, Any] = {"X": X.astype(dtype), "y": y.astype("float32")}
     arguments["sample_weight"] = None
     if rng.random() < 0.3:
-        arguments["sample_weight"] = rng.uniform(0.1, 2, (*leading[2], n)).astype(
-            "float32"
-        )
+        weight = rng.uniform(0.1, 2, (*leading[2], n))
+        arguments["sample_weight"] = weight.astype("float32")
     each: list[list[Any]] = [[], [], []]
     for parts, axes, it in zip(each, leading, arguments.values(), strict=True):
         parts += [it] * n_nets if it is None or not axes else list(it)
     alone = [list(parts) for parts in zip(*each, strict=True)]
     if rng.random() < 0.3:
-        sizes = [4] * n_nets if rng.random() < 0.5 else rng.integers(1, 6, n_nets)
+        if rng.random() < 0.5:
+            sizes = [4] * n_nets
+        else:
+            sizes = rng.integers(1, 6, n_nets).tolist()
         rows: list[Any] = [rng.integers(n, size=size) for size in sizes]
         if rng.random() < 0.3:
             rows = [np.bincount(index, minlength=n) > 0 for index in rows]
@@ -117,9 +122,8 @@ def test_a_group_has_the_bits_of_its_nets_alone(
             if change < 0.1:
                 net.parameters[:] *= 0.9
             elif change < 0.2:
-                net.train_on_batch(
-                    np.ones((2, 3), net.dtype), np.ones((2, 2), net.dtype)
-                )
+                ones = np.ones((2, 3), net.dtype)
+                net.train_on_batch(ones, ones[:, :2].copy())
             elif change < 0.3 and not is_averaged(net.optimizer):
                 net.optimizer = Adam(0.02)
             elif change < 0.4 and len(net.layer_sizes) > 2:
@@ -130,9 +134,8 @@ def test_a_group_has_the_bits_of_its_nets_alone(
         else:
             group = groups[1]
         if rng.random() < 0.2 and "rows" not in arguments:
-            gradient = rng.normal(size=(len(nets), len(alone[0][0]), 2)).astype(
-                np.float32
-            )
+            n_rows = len(alone[0][0])
+            gradient = rng.normal(size=(len(nets), n_rows, 2)).astype(np.float32)
             groups[0].train_on_gradient(arguments["X"], gradient)
             for twin, parts, slopes in zip(twins, alone, gradient, strict=True):
                 twin.train_on_gradient(parts[0], slopes)
@@ -167,11 +170,11 @@ def test_labels_have_the_steps_of_nets_alone(dtype: str) -> None:
     for axes in [(), (3,), (), (3,)] * 2:
         X = rng.normal(size=(5, 3)).astype(np.float32)
         labels = rng.integers(3, size=(*axes, 5))
-        y: Any = (
-            labels.astype(dtype)
-            if dtype != "float32"
-            else np.eye(3, dtype="f4")[labels]
-        )
+        y: Any
+        if dtype == "float32":
+            y = np.eye(3, dtype="f4")[labels]
+        else:
+            y = labels.astype(dtype)
         losses = group.train_on_batch(X, y)
         for i, twin in enumerate(twins):
             assert losses[i] == twin.train_on_batch(X, y[i] if axes else y)
@@ -327,7 +330,10 @@ def test_nets_too_large_for_a_shared_call_take_a_call_each(
     twins = [copy.copy(net) for net in nets]
     group = NetGroup(nets)
     X = np.eye(4, 3, dtype=np.float32)
-    y = X[:, :2] if loss == "mse" else np.array([0, 1, 1, 0])
+    if loss == "mse":
+        y = X[:, :2]
+    else:
+        y = np.array([0, 1, 1, 0])
     for _ in range(4):
         group.train_on_batch(X, y)
         group.train_on_gradient(X, X[:, :2])

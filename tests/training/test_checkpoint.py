@@ -416,7 +416,8 @@ def test_a_disk_that_fills_up_is_a_warning(
         write(where, content)
 
     monkeypatch.setattr(files, "write", fill)
-    net, whole = make(), make()
+    net = make()
+    whole = make()
     with pytest.warns(
         RuntimeWarning, match="no checkpoint was written: .*No space"
     ) as caught:

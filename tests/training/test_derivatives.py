@@ -74,7 +74,8 @@ def test_validation_data_without_derivatives_has_the_loss_of_values() -> None:
 
 
 def test_validation_split_splits_derivatives() -> None:
-    net, other = make(), make()
+    net = make()
+    other = make()
     history = fit(net, validation_split=0.2)
     halves: Any = {
         "validation_data": (X[80:], Y[80:]),
@@ -139,7 +140,8 @@ def test_masked_derivatives_are_unknown() -> None:
 
 
 def test_columns_of_a_frame_of_derivatives_are_known_by_name() -> None:
-    frame, slopes = (pd.DataFrame(array, columns=list("abc")) for array in (X, G))
+    frame = pd.DataFrame(X, columns=list("abc"))
+    slopes = pd.DataFrame(G, columns=list("abc"))
     swapped = slopes[["c", "a", "b"]]
     options: Any = {"epochs": 2, "derivative_weight": 1.0}
     found = make().fit(frame, Y, derivatives=swapped, **options)
@@ -161,14 +163,16 @@ def test_an_activation_that_gives_its_curvature_may_call_any_function() -> None:
 
 
 def test_threads_do_not_change_bits() -> None:
-    one, two = make(n_threads=1), make(n_threads=2)
+    one = make(n_threads=1)
+    two = make(n_threads=2)
     for net in (one, two):
         fit(net, epochs=200)
     np.testing.assert_array_equal(one.parameters, two.parameters)
 
 
 def test_a_step_has_the_bits_of_an_epoch_of_one_batch() -> None:
-    net, other = make(l2=0.1), make(l2=0.1)
+    net = make(l2=0.1)
+    other = make(l2=0.1)
     options: Any
     for n in (100, 40, 100):
         losses = net.train_on_batch(X[:n], Y[:n], derivatives=G[:n])
@@ -206,7 +210,8 @@ def test_a_resumed_fit_has_the_bits_of_a_whole_one(tmp_path: Path) -> None:
 
 
 def test_balanced_weights_are_ratios_of_mean_squares() -> None:
-    net, other = make(), make()
+    net = make()
+    other = make()
     weights = 3 * np.mean(Y**2) / np.mean(G**2, axis=0)
     net.fit(X, Y, derivatives=G, epochs=20)
     fit(other, derivative_weight=weights)
@@ -234,10 +239,9 @@ def test_vjp_is_the_gradient_of_a_sum_over_outputs_and_slopes(
     by_slopes = rng.normal(size=(20, sizes[-1], 3))
 
     def value(x: Array) -> float:
-        slopes = jacobian(net, x, raw=True)
-        return float(
-            (by_outputs * net.predict_raw(x)).sum() + (by_slopes * slopes).sum()
-        )
+        of_outputs = by_outputs * net.predict_raw(x)
+        of_slopes = by_slopes * jacobian(net, x, raw=True)
+        return float(of_outputs.sum() + of_slopes.sum())
 
     x = X[:20]
     step = 1e-6

@@ -11,7 +11,8 @@ from fastmlp.backends.protocol import Data, Derivatives
 from fastmlp.model import core_of
 
 rng = np.random.default_rng(0)
-N_ROWS, STEP = 37, 1e-30
+N_ROWS = 37
+STEP = 1e-30
 X = rng.uniform(-1, 1, (N_ROWS, 3))
 WEIGHT = rng.uniform(0.5, 2, N_ROWS)
 NETS = [
@@ -38,13 +39,16 @@ def outputs_of(parameters: Any, sizes: Any, names: Any) -> Pair:
     a: Any = X
     jacobian: Any = np.broadcast_to(np.eye(X.shape[1]), (N_ROWS, 3, 3))
     n_weights = sum(np.multiply(sizes[:-1], sizes[1:]))
-    at_w, at_b = 0, n_weights
+    at_w = 0
+    at_b = n_weights
     for n_in, n_out, name in zip(sizes[:-1], sizes[1:], names, strict=True):
-        w = parameters[at_w : at_w + n_in * n_out].reshape(n_in, n_out)
-        a, slope = values_of(name, a @ w + parameters[at_b : at_b + n_out])
+        end_w = at_w + n_in * n_out
+        end_b = at_b + n_out
+        w = parameters[at_w:end_w].reshape(n_in, n_out)
+        a, slope = values_of(name, a @ w + parameters[at_b:end_b])
         jacobian = np.einsum("rif,ij->rjf", jacobian, w) * slope[:, :, None]
-        at_w = at_w + n_in * n_out
-        at_b = at_b + n_out
+        at_w = end_w
+        at_b = end_b
     return a, jacobian
 
 
@@ -60,10 +64,12 @@ class Problem:
         self.sizes = sizes
         self.names = [*hidden, output]
         n = sizes[-1]
-        self.y, self.g = rng.normal(size=(N_ROWS, n)), rng.normal(size=(N_ROWS, n, 3))
+        self.y = rng.normal(size=(N_ROWS, n))
+        self.g = rng.normal(size=(N_ROWS, n, 3))
         self.g[::3, 0] = np.nan
         self.weights = rng.uniform(0.5, 2, (n, 3))
-        known = np.count_nonzero(~np.isnan(self.g), axis=(1, 2)) * WEIGHT
+        n_known = np.count_nonzero(~np.isnan(self.g), axis=(1, 2))
+        known = n_known * WEIGHT
         self.known = known.sum()
         derivatives = Derivatives(self.g, known, self.weights)
         self.data = Data(X, self.y, WEIGHT, derivatives=derivatives)
@@ -91,7 +97,7 @@ class Problem:
 
 @pytest.mark.parametrize("of_net", NETS)
 def test_matrix_and_gradient_are_those_of_complex_steps(of_net: Any) -> None:
-    """Of n (1 + d) residuals for each output."""
+    """Each row has n (1 + d) residuals."""
     problem = Problem(*of_net)
     parameters = problem.net.parameters.copy()
     system: Any = problem.engine().gauss_newton(problem.data)
@@ -103,9 +109,8 @@ def test_matrix_and_gradient_are_those_of_complex_steps(of_net: Any) -> None:
     close: Any = {"rtol": 0, "atol": 1e-12 * abs(jacobian).max() ** 2}
     expected = 2 * jacobian.T @ residuals
     np.testing.assert_allclose(gradient, expected, **close)
-    np.testing.assert_allclose(
-        system.matrix(), 2 * jacobian.T @ jacobian, rtol=0, atol=1e-11
-    )
+    matrix = 2 * jacobian.T @ jacobian
+    np.testing.assert_allclose(system.matrix(), matrix, rtol=0, atol=1e-11)
 
 
 def test_the_objective_of_lbfgs_is_that_of_complex_steps() -> None:

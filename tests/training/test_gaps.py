@@ -49,7 +49,7 @@ def make(optimizer: Any = "adam", loss: Any = "mse", **settings: Any) -> MLP:
     return MLP((N_IN, 8, n), loss=loss, optimizer=optimizer, **(of_net | settings))
 
 
-def objective_of(net: MLP, weight: Any, loss: str, l2: float) -> Any:
+def gradient_of(net: MLP, weight: Any, loss: str, l2: float) -> Any:
     model: dict[str, Any] = {"activations": ["tanh"], "loss": loss, "l2": l2}
     parts = naive.complex_step_gradient(
         net.weights, net.biases, X, Y, sample_weight=weight, **model
@@ -61,9 +61,15 @@ def objective_of(net: MLP, weight: Any, loss: str, l2: float) -> Any:
 @pytest.mark.parametrize("weighted", [False, True])
 def test_objective_and_gradient_are_the_oracles(loss: str, weighted: bool) -> None:
     net = make(loss=loss, l2=0.1)
-    weight = W if weighted else None
+    weight: Any
+    whole: Any
+    if weighted:
+        weight = W
+        whole = W * KNOWN
+    else:
+        weight = None
+        whole = 1.0 * KNOWN
     value, slopes = net.loss_and_gradient(X, Y, weight, **IGNORE)
-    whole = (W if weighted else 1.0) * KNOWN
     expected = naive.objective(
         net.weights,
         net.biases,
@@ -75,9 +81,8 @@ def test_objective_and_gradient_are_the_oracles(loss: str, weighted: bool) -> No
         sample_weight=whole,
     )
     np.testing.assert_allclose(value, expected, rtol=1e-13)
-    np.testing.assert_allclose(
-        slopes, objective_of(net, whole, loss, 0.1), rtol=1e-11, atol=1e-14
-    )
+    exact = gradient_of(net, whole, loss, 0.1)
+    np.testing.assert_allclose(slopes, exact, rtol=1e-11, atol=1e-14)
 
 
 def test_a_loss_that_sums_over_outputs() -> None:
@@ -107,7 +112,8 @@ def test_a_rule_may_be_finite_at_known_targets_alone() -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("optimizer", [SGD(0.1, momentum=0.9), Adam(0.01)], ids=str)
 def test_steps_have_the_bits_of_a_fit(dtype: str, optimizer: Any) -> None:
-    stepped, fitted = (make(optimizer, dtype=dtype, l2=0.1) for _ in range(2))
+    stepped = make(optimizer, dtype=dtype, l2=0.1)
+    fitted = make(optimizer, dtype=dtype, l2=0.1)
     losses = [stepped.train_on_batch(X, Y, W, **IGNORE) for _ in range(6)]
     history = fitted.fit(
         X, Y, sample_weight=W, epochs=6, batch_size=N, shuffle=False, **IGNORE
@@ -125,7 +131,8 @@ def test_a_step_is_that_of_the_gradient() -> None:
 
 
 def test_steps_with_gaps_take_turns_with_others() -> None:
-    turns, alone = make(), make()
+    turns = make()
+    alone = make()
     for _ in range(3):
         turns.train_on_batch(X, WHOLE)
         turns.train_on_batch(X, Y, **IGNORE)
@@ -156,14 +163,16 @@ def test_any_number_of_threads_has_the_same_bits() -> None:
 
 @pytest.mark.parametrize("weight", [None, W[:, 0]], ids=["none", "by row"])
 def test_without_gaps_bits_are_those_of_before(weight: Any) -> None:
-    plain, ignoring = make(), make()
+    plain = make()
+    ignoring = make()
     for net, more in ((plain, {}), (ignoring, IGNORE)):
         net.fit(X, WHOLE, sample_weight=weight, epochs=4, batch_size=8, **more)
     assert np.array_equal(plain.parameters, ignoring.parameters)
 
 
 def test_equal_weights_by_target_are_weights_by_row() -> None:
-    by_row, by_target = make(), make()
+    by_row = make()
+    by_target = make()
     by_row.fit(X, WHOLE, sample_weight=W[:, 0], epochs=3)
     by_target.fit(X, WHOLE, sample_weight=np.repeat(W[:, :1], K, 1), epochs=3)
     np.testing.assert_allclose(by_row.parameters, by_target.parameters, rtol=1e-12)
@@ -190,7 +199,8 @@ def test_a_batch_without_a_known_target_takes_no_step_and_is_said_once() -> None
 def test_a_batch_of_a_fit_without_a_known_target_is_left_out() -> None:
     y = Y.copy()
     y[8:16] = np.nan
-    net, others = make(SGD(0.1)), make(SGD(0.1))
+    net = make(SGD(0.1))
+    others = make(SGD(0.1))
     with pytest.warns(UserWarning, match="a batch has no known target") as caught:
         net.fit(X, y, epochs=3, batch_size=8, shuffle=False, **IGNORE)
     assert len(caught) == 1
@@ -240,14 +250,16 @@ def labels_as(form: str) -> Any:
 )
 def test_labels_that_are_not_known_leave_out_their_rows(form: str) -> None:
     y: Any = np.eye(3)[LABELS] if form == "one-hot" else LABELS
-    gaps, weights = (make(loss="cross_entropy") for _ in range(2))
+    gaps = make(loss="cross_entropy")
+    weights = make(loss="cross_entropy")
     gaps.fit(X, labels_as(form), epochs=3, batch_size=8, **IGNORE)
     weights.fit(X, y, sample_weight=(~GAPS).astype(float), epochs=3, batch_size=8)
     assert np.array_equal(gaps.parameters, weights.parameters)
 
 
 def test_balanced_classes_are_counted_by_known_labels() -> None:
-    gaps, known = (make(SGD(0.1), loss="cross_entropy") for _ in range(2))
+    gaps = make(SGD(0.1), loss="cross_entropy")
+    known = make(SGD(0.1), loss="cross_entropy")
     balanced: Any = {"class_weight": "balanced", "epochs": 3}
     gaps.fit(X, labels_as("floats"), batch_size=N, **balanced, **IGNORE)
     known.fit(X[~GAPS], LABELS[~GAPS], batch_size=N, **balanced)
@@ -255,7 +267,8 @@ def test_balanced_classes_are_counted_by_known_labels() -> None:
 
 
 def test_class_weights_leave_out_one_hot_rows_with_a_gap() -> None:
-    gaps, known = (make(SGD(0.1), loss="cross_entropy") for _ in range(2))
+    gaps = make(SGD(0.1), loss="cross_entropy")
+    known = make(SGD(0.1), loss="cross_entropy")
     weights: Any = {"class_weight": {0: 2.0}, "epochs": 3}
     gaps.fit(X, labels_as("one-hot"), batch_size=N, **weights, **IGNORE)
     known.fit(X[~GAPS], LABELS[~GAPS], batch_size=N, **weights)
@@ -263,7 +276,8 @@ def test_class_weights_leave_out_one_hot_rows_with_a_gap() -> None:
 
 
 def test_validation_of_labels_sees_known_rows() -> None:
-    gaps, known = (make(loss="cross_entropy") for _ in range(2))
+    gaps = make(loss="cross_entropy")
+    known = make(loss="cross_entropy")
     metrics: Any = {"metrics": {"accuracy": "accuracy", "n": lambda t, p: len(t)}}
     a = gaps.fit(
         X,
@@ -312,12 +326,13 @@ def test_scorers_refuse_gaps() -> None:
 def test_second_order_fits_end_where_the_objective_is_flat(optimizer: Any) -> None:
     net = make(optimizer, l2=0.5)
     net.fit(X, Y, sample_weight=W, epochs=300, **IGNORE)
-    slopes = objective_of(net, W * KNOWN, "mse", 0.5)
+    slopes = gradient_of(net, W * KNOWN, "mse", 0.5)
     assert abs(slopes).max() < 1e-5
 
 
 def test_a_source_has_the_bits_of_arrays() -> None:
-    of_arrays, of_blocks = make(), make()
+    of_arrays = make()
+    of_blocks = make()
     of_arrays.fit(X, Y, epochs=3, batch_size=2, shuffle=False, **IGNORE)
     blocks = Blocks.from_arrays(X, Y, rows=7)
     of_blocks.fit(
@@ -361,7 +376,8 @@ def test_a_fit_goes_on_from_its_checkpoint() -> None:
     with tempfile.TemporaryDirectory() as folder:
         options: Any = {"checkpoint": Path(folder, "fit"), "checkpoint_every": 1}
         options |= {"epochs": 6, "sample_weight": W} | IGNORE
-        cut, whole = make(), make()
+        cut = make()
+        whole = make()
         with pytest.raises(InterruptedError):
             cut.fit(X, Y, callbacks=stop, **options)
         resumed = make()

@@ -198,7 +198,8 @@ def test_a_net_of_one_head_has_the_bits_of_its_loss() -> None:
 
 
 def test_steps_of_a_loop_are_those_of_a_fit() -> None:
-    loop, fit = two(), two()
+    loop = two()
+    fit = two()
     for n in (16, 60, 16, 3):
         rows = slice(0, n)
         y = tuple(each[rows] for each in BOTH)
@@ -231,7 +232,8 @@ def test_targets_of_steps_are_checked_as_those_of_fits(dtype: str) -> None:
 
 @pytest.mark.parametrize("kind", [np.int32, np.uint8, np.float64])
 def test_targets_of_steps_are_of_any_dtype(kind: Any) -> None:
-    plain, other = make(), make()
+    plain = make()
+    other = make()
     y = Y | {"action": LABELS.astype(np.int8), "count": COUNTS.astype(kind)}
     y["value"] = np.asfortranarray(VALUES)[::-1][::-1]
     for _ in range(3):
@@ -254,7 +256,8 @@ def test_fit_warns_by_name_of_heads_without_a_known_target() -> None:
 
 def test_steps_with_gaps_and_without_take_turns() -> None:
     y = (np.where(np.arange(N) % 3 == 0, np.nan, LABELS), BOTH[1])
-    loop, fit = two(), two()
+    loop = two()
+    fit = two()
     for _ in range(3):
         loop.train_on_batch(X, BOTH)
         fit.fit(X, BOTH, epochs=1, batch_size=N, shuffle=False)
@@ -281,7 +284,8 @@ def test_targets_are_a_tuple_a_dict_a_frame_or_an_array_of_numbers() -> None:
 
 
 def test_one_hot_rows_are_labels() -> None:
-    labels, one_hot = two(), two()
+    labels = two()
+    one_hot = two()
     labels.fit(X, BOTH, epochs=2)
     one_hot.fit(X, (np.eye(3)[LABELS], BOTH[1]), epochs=2)
     assert labels.parameters.tobytes() == one_hot.parameters.tobytes()
@@ -448,7 +452,8 @@ def test_blocks_and_arrays_have_the_same_losses() -> None:
         return X[rows], (LABELS[rows], BOTH[1][rows])
 
     source = Blocks((20, 20, 20), block)
-    streamed, whole = two(), two()
+    streamed = two()
+    whole = two()
     options: Any = {"epochs": 2, "batch_size": 20, "shuffle": False}
     history = streamed.fit(source, buffer_rows=320, **options)
     expected = whole.fit(X, BOTH, **options)
@@ -468,7 +473,8 @@ def test_lbfgs_records_the_losses_of_heads() -> None:
 
 
 def test_compiled_steps_are_those_of_the_loop() -> None:
-    net, loop = two(), two()
+    net = two()
+    loop = two()
     columns = np.column_stack(BOTH)
     with jit.learner(net, batch_size=N) as handle:
         for _ in range(3):

@@ -219,7 +219,8 @@ def test_a_file_has_all_of_it(name: str, tmp_path: Path) -> None:
 
 @each_shape
 def test_compiled_code_predicts_and_trains_heads(name: str) -> None:
-    net, loop = make(name), make(name)
+    net = make(name)
+    loop = make(name)
     columns = np.column_stack([*Y.values()])
     with jit.learner(net, batch_size=N) as handle:
         for _ in range(2):

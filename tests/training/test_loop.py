@@ -445,7 +445,8 @@ def test_what_is_trained_is_what_is_trained_without_the_average(optimizer: Any) 
 
 @pytest.mark.parametrize("optimizer", [*ENDLESS, Adam(0.01)], ids=repr)
 def test_a_fit_in_parts_is_a_whole_one(optimizer: Any) -> None:
-    whole, part = make(optimizer), make(optimizer)
+    whole = make(optimizer)
+    part = make(optimizer)
     fit(whole, 6)
     for epochs in (1, 2, 3):
         fit(part, epochs)

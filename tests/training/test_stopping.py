@@ -211,7 +211,8 @@ def test_the_net_is_that_of_the_best_epoch() -> None:
     same = make()
     same.fit(X, Y, epochs=len(history.loss), **SPLIT)
     assert last.parameters.tobytes() == same.parameters.tobytes()
-    kept_too, best = make(), make()
+    kept_too = make()
+    best = make()
     values = kept_too.fit(
         X, Y, epochs=120, early_stopping=not_restored, keep_best=True, **SPLIT
     )
@@ -329,7 +330,8 @@ def test_lowered_rates_train_as_set_by_hand() -> None:
 
 def test_a_split_of_many_nets_is_that_of_their_rows() -> None:
     rows = np.arange(79, -1, -2)
-    together, own = make(), make()
+    together = make()
+    own = make()
     settings: Any = {"epochs": 40, "keep_best": True, **SPLIT}
     (history,) = fit_many([together], X, Y, rows=rows, **settings)
     assert history.loss == own.fit(X[rows], Y[rows], **settings).loss
@@ -361,7 +363,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def test_a_fit_ends_after_the_epoch_in_which_its_time_is_up(
     limit: Any, clock: Clock
 ) -> None:
-    net, same = make(), make()
+    net = make()
+    same = make()
     history = net.fit(X, Y, epochs=9, time_limit=limit, callbacks=clock)
     assert (history.status, len(history.loss)) == (Status.OUT_OF_TIME, 3)
     same.fit(X, Y, epochs=3)
@@ -410,7 +413,8 @@ def test_a_split_holds_out_the_last_rows(weighted: bool) -> None:
     else:
         weight = None
     parts = [None if weight is None else weight[s] for s in (slice(60), slice(60, 80))]
-    split, by_hand = make(), make()
+    split = make()
+    by_hand = make()
     history = split.fit(X, Y, epochs=5, sample_weight=weight, validation_split=0.25)
     expected = by_hand.fit(
         X[:60],

@@ -291,7 +291,8 @@ def test_where_no_thread_can_be_started_the_caller_reads(
     source = Blocks.from_arrays(X, Y, rows=70)
     kept = tmp_path / "fit.safetensors"
     options: dict[str, Any] = {"batch_size": 9, "buffer_rows": 150, **more}
-    expected, alone = regression(), regression()
+    expected = regression()
+    alone = regression()
     expected.fit(source, epochs=3, **options)
     monkeypatch.setattr(threading.Thread, "start", no_thread_is_started)
     alone.fit(source, epochs=3, **options)

@@ -57,12 +57,9 @@ def work(net: Any = made, of_rank: Any = None, y: Any = Y, **options: Any) -> An
         rank = communicator.Get_rank()
         own = net()
         rows = [parts_of(each, SHARES)[rank] for each in (X, y)]
-        settings = {
-            "epochs": 3,
-            "batch_size": 16,
-            **options,
-            **(of_rank(rank) if of_rank else {}),
-        }
+        settings = {"epochs": 3, "batch_size": 16, **options}
+        if of_rank:
+            settings.update(of_rank(rank))
         return own, own.fit(*rows, communicator=communicator, **settings)
 
     return fit

@@ -46,7 +46,11 @@ def fitted(
     which are alike, and their histories.
     """
     rows = [parts_of(each, shares) for each in (X, y)]
-    of_ranks = [None] * len(shares) if weight is None else parts_of(weight, shares)
+    of_ranks: list[Any]
+    if weight is None:
+        of_ranks = [None] * len(shares)
+    else:
+        of_ranks = parts_of(weight, shares)
 
     def fit(communicator: Any) -> Any:
         rank = communicator.Get_rank()
@@ -76,13 +80,9 @@ def check_equal_to_one(
     assert {other.n_steps for other, _ in others} == {first.n_steps}
     order = in_batches(SHARES, batch)
     one = net()
-    rows = None if weight is None else weight[order]
-    options: Any = {
-        "batch_size": batch,
-        "epochs": 3,
-        "shuffle": False,
-        "sample_weight": rows,
-    }
+    options: Any = {"batch_size": batch, "epochs": 3, "shuffle": False}
+    if weight is not None:
+        options["sample_weight"] = weight[order]
     alone = one.fit(X[order], y[order], **options)
     np.testing.assert_allclose(first.parameters, one.parameters, rtol=1e-10, atol=1e-10)
     np.testing.assert_allclose(history.loss, alone.loss, rtol=1e-10)
@@ -250,10 +250,10 @@ def test_averages_after_each_step_are_gradients(
     (first, history), *_ = fitted(net, **options)
     order = in_batches(shares, BATCH)
     one = net()
-    rows: Any = {"sample_weight": None if weight is None else weight[order]}
-    alone = one.fit(
-        X[order], Y[order], batch_size=BATCH, epochs=3, shuffle=False, **rows
-    )
+    settings: Any = {"batch_size": BATCH, "epochs": 3, "shuffle": False}
+    if weight is not None:
+        settings["sample_weight"] = weight[order]
+    alone = one.fit(X[order], Y[order], **settings)
     np.testing.assert_allclose(first.parameters, one.parameters, rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(history.loss, alone.loss, rtol=1e-10)
 
