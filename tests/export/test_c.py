@@ -185,38 +185,38 @@ def test_a_file_alone_is_a_program_that_sanitizers_pass(tmp_path: Path) -> None:
 @pytest.mark.slow
 @needs_compiler
 @pytest.mark.skipif(shutil.which("clang") is None, reason="clang is not installed")
-def test_clang_has_no_warning_and_the_same_bits(tmp_path: Path) -> None:
+def test_clang_compiles_the_same_bits_without_a_warning(tmp_path: Path) -> None:
     texts = {name: to_c(net, prefix=name) for name, net in NETS.items()}
     library = built(tmp_path, texts, OF_CLANG, "clang")
     for name, net in NETS.items():
         assert failures(library, name, net.dtype) == 0
 
 
+def compiled_object(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    """Compile a net's file alone, by these flags."""
+    (folder / "net.h").write_text(to_c(NETS["net9"], prefix="net", tests=0))
+    command = ["gcc", "-O0", "-DNET_IMPLEMENTATION", *flags]
+    command += ["-x", "c", "-c", "net.h", "-o", "net.o"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
 @needs_gcc
-def test_no_call_of_a_library_and_no_state(tmp_path: Path) -> None:
-    (tmp_path / "net.h").write_text(to_c(NETS["net9"], prefix="net", tests=0))
-    command = [
-        "gcc",
-        "-O0",
-        "-DNET_IMPLEMENTATION",
-        "-x",
-        "c",
-        "-c",
-        "net.h",
-        "-o",
-        "net.o",
-    ]
-    subprocess.run(command, cwd=tmp_path, check=True)
+def test_a_file_has_neither_state_nor_calls_of_a_library(tmp_path: Path) -> None:
+    assert compiled_object(tmp_path).returncode == 0
     symbols = subprocess.check_output(["nm", tmp_path / "net.o"], text=True)
     assert {line.split()[-2] for line in symbols.splitlines()} <= {*"tTrR"}
-    done = subprocess.run(
-        [*command, "-Ofast"], cwd=tmp_path, capture_output=True, text=True
-    )
+
+
+@needs_gcc
+def test_a_file_refuses_fast_math(tmp_path: Path) -> None:
+    done = compiled_object(tmp_path, "-Ofast")
     assert "compile it without -ffast-math" in done.stderr
-    exact = ["-D__FLT_EVAL_METHOD__=2", "-U__FLT_EVAL_METHOD__"][::-1]
-    done = subprocess.run(
-        [*command, *exact], cwd=tmp_path, capture_output=True, text=True
-    )
+
+
+@needs_gcc
+def test_a_file_refuses_the_long_numbers_of_the_x87(tmp_path: Path) -> None:
+    wide = ["-U__FLT_EVAL_METHOD__", "-D__FLT_EVAL_METHOD__=2"]
+    done = compiled_object(tmp_path, *wide)
     assert "compile it with -msse2" in done.stderr
 
 
@@ -333,15 +333,25 @@ def test_gradients_are_those_of_differences(tmp_path: Path) -> None:
             )
 
 
-def test_the_same_net_gives_the_same_bytes_and_names_stand_in_comments(
-    tmp_path: Path,
-) -> None:
+def test_the_same_net_gives_the_same_bytes(tmp_path: Path) -> None:
     net = MLP((2, 3, 1), seed=0)
-    net.feature_names = ["a*/b", "c\nd"]
     path = tmp_path / "net.c"
     assert to_c(net, path) == path.read_text() == to_c(net, str(path))
-    assert "inputs:\n       0: a* /b\n       1: c\\nd\n" in path.read_text()
-    assert "#define MODEL_IMPLEMENTATION\n" in path.read_text()
+
+
+def test_names_of_features_stand_in_comments() -> None:
+    net = MLP((2, 3, 1), seed=0)
+    net.feature_names = ["a*/b", "c\nd"]
+    assert "inputs:\n       0: a* /b\n       1: c\\nd\n" in to_c(net)
+
+
+def test_a_file_that_ends_in_c_has_the_implementation(tmp_path: Path) -> None:
+    text = to_c(MLP((2, 3, 1), seed=0), tmp_path / "net.c")
+    assert "#define MODEL_IMPLEMENTATION\n" in text
+
+
+def test_a_file_may_be_without_tests() -> None:
+    net = MLP((2, 3, 1), seed=0)
     assert "_TEST" not in to_c(net, tests=0).replace("MODEL_TEST_MAIN", "")
 
 

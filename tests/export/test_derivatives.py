@@ -141,17 +141,18 @@ def test_calls_of_many_operations_are_cut(monkeypatch: pytest.MonkeyPatch) -> No
     np.testing.assert_array_equal(jacobian(other, X, raw=True), expected)
 
 
-def test_kinks_and_activations_of_ones_own() -> None:
-    for activation, slope in (("relu", 0.0), ("leaky_relu", 0.01)):
-        net = MLP((1, 1, 1), activation=activation, initializer="zeros")  # type: ignore[arg-type]
-        net.weights[0][:] = 1
-        net.weights[1][:] = 2
-        assert jacobian(net, [[0.0], [1.0]]).ravel().tolist() == pytest.approx(
-            [2 * slope, 2]
-        )
-    net = MLP(
-        (3, 5, 2), activation=bump, output_activation=bump, dtype="float64", seed=0
-    )
+@pytest.mark.parametrize(("activation", "slope"), [("relu", 0.0), ("leaky_relu", 0.01)])
+def test_the_slope_at_a_kink_is_that_of_its_left(activation: Any, slope: float) -> None:
+    net = MLP((1, 1, 1), activation=activation, initializer="zeros")
+    net.weights[0][:] = 1
+    net.weights[1][:] = 2
+    slopes = jacobian(net, [[0.0], [1.0]]).ravel().tolist()
+    assert slopes == pytest.approx([2 * slope, 2])
+
+
+def test_activations_of_your_own_have_slopes() -> None:
+    own: Any = {"activation": bump, "output_activation": bump}
+    net = MLP((3, 5, 2), **own, dtype="float64", seed=0)
     np.testing.assert_allclose(jacobian(net, X), differences(net.predict, X), atol=1e-8)
 
 
@@ -262,13 +263,16 @@ def test_results_are_written_where_they_are_asked_for() -> None:
         jacobian(net, x, outputs=[0], out=out)
 
 
-def test_frames_are_read_by_name_and_no_row_after_the_last() -> None:
+def test_no_row_after_the_last_is_read() -> None:
     rows = np.full((8, 3), np.nan)
     rows[:5] = X[:5]
     net = MLP((3, 4, 2), dtype="float64", seed=0)
     out = np.empty((5, 2, 3))
     assert Engine(net._network, 1).jacobian(net.parameters, rows[:5], [0, 1], out)
     np.testing.assert_array_equal(out, jacobian(net, X)[:5])
+
+
+def test_frames_are_read_by_name() -> None:
     pandas = pytest.importorskip("pandas")
     net = MLP((3, 4, 1), dtype="float64", seed=0)
     net.feature_names = [*"abc"]
@@ -276,13 +280,17 @@ def test_frames_are_read_by_name_and_no_row_after_the_last() -> None:
     np.testing.assert_array_equal(gradient(net, frame), gradient(net, X))
 
 
-def test_far_rows_warn_and_labels_are_known() -> None:
+def test_slopes_that_are_not_finite_warn() -> None:
     net = MLP((1, 1), loss="poisson", initializer="zeros")
     net.weights[0][:] = 1
     with pytest.warns(RuntimeWarning, match=r"fastmlp\.jacobian: not all"):
         assert np.isinf(jacobian(net, [[1000.0]]))
+
+
+def test_labels_that_the_model_does_not_know_are_refused() -> None:
+    model = MLPClassifier(**LITTLE).fit(X, TARGETS["three"])
     with pytest.raises(ValueError, match=r"y holds .*z.*not among the model's classes"):
-        gradient(MLPClassifier(**LITTLE).fit(X, TARGETS["three"]), X[:2], y=["a", "z"])
+        gradient(model, X[:2], y=["a", "z"])
 
 
 ROWS = rng.normal(size=(40, 4))
@@ -302,20 +310,16 @@ def assert_complete(
 def test_values_are_those_of_the_definition(dtype: Any, n_outputs: int) -> None:
     net = MLP((4, 8, 5, n_outputs), activation=["tanh", "silu"], dtype=dtype, seed=1)
     attribution = shap_values(net, ROWS[:3], ROWS[20:27], n_steps=12)
-    model: Any = {"activations": ["tanh", "silu"]}
-    weights, biases = (
-        [w.astype(float) for w in each] for each in (net.weights, net.biases)
-    )
-    expected = naive.integrated_gradients(
-        lambda x: naive.jacobian(weights, biases, x, **model),
-        ROWS[:3],
-        ROWS[20:27],
-        400,
-    )
+    weights = [part.astype(float) for part in net.weights]
+    biases = [part.astype(float) for part in net.biases]
+
+    def slopes(x: Any) -> Any:
+        return naive.jacobian(weights, biases, x, activations=["tanh", "silu"])
+
+    expected = naive.integrated_gradients(slopes, ROWS[:3], ROWS[20:27], 400)
     values = attribution.values.reshape(3, n_outputs, 4)
-    np.testing.assert_allclose(
-        values, expected, atol=1e-5 if dtype == "float64" else 1e-4
-    )
+    tolerance = {"float64": 1e-5, "float32": 1e-4}[dtype]
+    np.testing.assert_allclose(values, expected, atol=tolerance)
     predictions = net.predict(ROWS[:3])
     of_background = net.predict(ROWS[20:27])
     if n_outputs == 1:
@@ -328,11 +332,14 @@ def test_values_are_those_of_the_definition(dtype: Any, n_outputs: int) -> None:
     assert_complete(attribution, predictions, 1e-6)
 
 
-def test_a_line_is_attributed_exactly_and_equal_columns_alike() -> None:
+def test_a_line_is_attributed_exactly() -> None:
     line = MLP((4, 2), dtype="float64", seed=0)
     values = shap_values(line, ROWS[:5], ROWS[10:30], n_steps=1).values
     expected = (ROWS[:5] - ROWS[10:30].mean(axis=0))[:, None] * line.weights[0].T
     np.testing.assert_allclose(values, expected, atol=1e-14)
+
+
+def test_equal_columns_are_attributed_alike() -> None:
     net = MLP((4, 16, 1), activation="gelu", dtype="float64", seed=0)
     net.weights[0][1] = net.weights[0][0]
     net.weights[0][2] = 0
@@ -444,7 +451,7 @@ def shapley_values(predict: Any, X: Any, background: Any) -> Any:
 
 
 @pytest.mark.slow
-def test_tables_of_numbers_and_classes_have_shapley_values() -> None:
+def test_tables_of_numbers_have_shapley_values() -> None:
     frame, _ = drawn_table()
     model = regressor()
     X = frame[:12]
@@ -452,6 +459,9 @@ def test_tables_of_numbers_and_classes_have_shapley_values() -> None:
     values = shap_values(model, X, background).values
     expected = shapley_values(model.predict, X, background)
     assert np.corrcoef(values.ravel(), expected.ravel())[0, 1] > 0.99
+
+
+def test_attributions_of_probabilities_add_up() -> None:
     frame, _ = drawn_table()
     probabilities = classifier().predict_proba(frame)
     attribution = shap_values(classifier(), frame, frame[:10], raw=False)
@@ -462,8 +472,10 @@ def test_tables_of_numbers_and_classes_have_shapley_values() -> None:
 @pytest.mark.parametrize("numbers", [True, False])
 def test_members_that_are_not_nets_have_shapley_values(numbers: bool) -> None:
     frame, y = drawn_table()
-    make: Any = TabularMLPRegressor if numbers else TabularMLPClassifier
-    y = y if numbers else y > np.median(y)
+    make: Any = TabularMLPRegressor
+    if not numbers:
+        make = TabularMLPClassifier
+        y = y > np.median(y)
     model = make(n_members=2, max_iter=3, ensemble="mean", cv=2, random_state=0)
     model.fit(frame, y)
     assert [name for name, *_ in model._beside] == ["boosted trees"]
@@ -512,7 +524,7 @@ def test_blocks_of_rows_have_the_shapley_values_of_all(
 # Messages.
 
 
-def test_few_steps_warn_and_long_backgrounds_are_picked_evenly() -> None:
+def test_few_steps_warn() -> None:
     net = MLP((1, 1, 1), initializer="zeros", dtype="float64")
     net.weights[0][:] = 1
     net.weights[1][:] = 1
@@ -520,26 +532,36 @@ def test_few_steps_warn_and_long_backgrounds_are_picked_evenly() -> None:
         attribution = shap_values(net, [[1.0]], [[-3.0]], n_steps=2)
     assert attribution.values.tolist() == [[1.0]]
     assert abs(attribution.gap[0]) > 0.05
+
+
+def test_rows_of_a_long_background_are_picked_evenly() -> None:
     net = MLP((4, 1), dtype="float64", seed=0)
     rows = np.repeat(ROWS, 50, axis=0)
     with pytest.warns(RuntimeWarning, match="1000 of 2000 rows of background"):
         attribution = shap_values(net, ROWS, rows)
-    np.testing.assert_allclose(
-        attribution.values, shap_values(net, ROWS, ROWS).values, atol=1e-12
-    )
+    expected = shap_values(net, ROWS, ROWS).values
+    np.testing.assert_allclose(attribution.values, expected, atol=1e-12)
 
 
-def test_what_cannot_be_attributed_and_one_step() -> None:
-    model = regressor()
-    rows = drawn_table()[0]
+def test_a_model_without_raw_outputs_has_no_attribution_of_them() -> None:
+    rows, _ = drawn_table()
     with pytest.raises(TypeError, match="no raw outputs"):
-        shap_values(model, rows, rows, raw=True)
+        shap_values(regressor(), rows, rows, raw=True)
+
+
+def test_no_rows_have_no_attribution() -> None:
+    rows, _ = drawn_table()
     with pytest.raises(ValueError, match="rows"):
-        shap_values(model, rows[:0], rows)
+        shap_values(regressor(), rows[:0], rows)
+
+
+def test_one_step_is_taken_at_the_middle() -> None:
     net = MLP((4, 5, 1), activation="tanh", dtype="float64", seed=0)
-    attribution = shap_values(net, ROWS[:1], ROWS[1:2], n_steps=1)
-    middle = jacobian(net, (ROWS[:1] + ROWS[1:2]) / 2)[:, 0] * (ROWS[:1] - ROWS[1:2])
-    unshared = (
-        attribution.values - attribution.gap * np.abs(middle) / np.abs(middle).sum()
-    )
+    row = ROWS[:1]
+    background = ROWS[1:2]
+    attribution = shap_values(net, row, background, n_steps=1)
+    slopes = jacobian(net, (row + background) / 2)[:, 0]
+    middle = slopes * (row - background)
+    shares = np.abs(middle) / np.abs(middle).sum()
+    unshared = attribution.values - attribution.gap * shares
     np.testing.assert_allclose(unshared, middle, atol=1e-12)

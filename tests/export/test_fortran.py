@@ -109,7 +109,7 @@ def table() -> pd.DataFrame:
 @needs_gcc
 @needs_gfortran
 @needs_compiler
-def test_models_of_tables_name_columns_and_look_up_levels(
+def test_a_program_names_columns_levels_and_classes(
     table: pd.DataFrame, tmp_path: Path
 ) -> None:
     y = np.where(table["home town"] == "Zug", 'buys "it" & goes', "no")

@@ -234,10 +234,13 @@ def test_a_handle_outlives_its_net() -> None:
         assert np.array_equal(out, EXPECTED)
 
 
-def test_values_and_raw_outputs_that_are_not_finite_or_one() -> None:
+def test_a_row_with_nan_has_outputs_of_nan() -> None:
     out = np.empty(2)
     predict(HANDLE, (np.nan, 0.0, 0.0), out)
     assert np.isnan(out).all()
+
+
+def test_raw_outputs_of_a_classifier_are_those_of_its_net() -> None:
     model = MLPClassifier(**LITTLE).fit(X, TARGETS["two"])
     out = np.empty((len(X), 1))
     predict(jit.compiled(model, raw=True), X, out)
@@ -245,7 +248,7 @@ def test_values_and_raw_outputs_that_are_not_finite_or_one() -> None:
 
 
 @compiled_alone
-def test_denormals_are_flushed_and_the_mode_restored() -> None:
+def test_denormals_are_flushed_in_the_call_alone() -> None:
     net = MLP((1, 1), seed=0, dtype="float64")
     out = np.empty(1)
     net.parameters[:] = 5e-324, 0.0

@@ -65,20 +65,17 @@ def test_compiled_steps_have_the_bits_of_methods() -> None:
 @pytest.mark.slow
 def test_compiled_gradients_have_the_bits_of_vjp() -> None:
     net = make()
-    both = []
+    expected, expected_by_X = net.vjp(X, Y, jacobian_gradient=U)
     for function in (differentiate, differentiate.py_func):
         gradient = np.empty(len(net.parameters))
         by_X = np.empty_like(X)
         with jit.learner(net, batch_size=16, derivative_weight=1.0) as handle:
             function(handle, X, Y, U, gradient, by_X)
-        both.append((gradient, by_X))
-    expected = net.vjp(X, Y, jacobian_gradient=U)
-    for results in both:
-        for ours, theirs in zip(results, expected, strict=True):
-            np.testing.assert_array_equal(ours, theirs)
+        np.testing.assert_array_equal(gradient, expected)
+        np.testing.assert_array_equal(by_X, expected_by_X)
 
 
-def test_gaps_in_targets_and_in_derivatives() -> None:
+def test_targets_beside_derivatives_may_have_gaps() -> None:
     gaps = Y.copy()
     net = make()
     other = make()
@@ -91,24 +88,52 @@ def test_gaps_in_targets_and_in_derivatives() -> None:
     np.testing.assert_array_equal(net.parameters, other.parameters)
 
 
-def test_what_a_learner_does_not_take() -> None:
+def test_derivatives_need_a_weight() -> None:
     net = make()
     with (
         jit.learner(net, batch_size=16) as handle,
         pytest.raises(ValueError, match="derivative_weight="),
     ):
         jit.train_on_batch(handle, X, Y, G)
-    with jit.learner(net, batch_size=16, derivative_weight=1.0) as handle:
-        for wrong in (G[:8], G.swapaxes(1, 2), G[:, :1]):
-            with pytest.raises(ValueError, match="another shape"):
-                jit.train_on_batch(handle, X, Y, wrong)
-        with pytest.raises(ValueError, match="not finite"):
-            jit.train_on_batch(handle, X, Y, G * np.inf)
-        with pytest.raises(ValueError, match="not finite"):
-            jit.train_on_gradient(handle, X, Y, G)
+    assert net.n_steps == 0
+
+
+@pytest.mark.parametrize(
+    "wrong", [G[:8], G.swapaxes(1, 2), G[:, :1]], ids=["rows", "axes", "outputs"]
+)
+def test_derivatives_of_another_shape_are_refused(wrong: Any) -> None:
+    net = make()
+    with (
+        jit.learner(net, batch_size=16, derivative_weight=1.0) as handle,
+        pytest.raises(ValueError, match="another shape"),
+    ):
+        jit.train_on_batch(handle, X, Y, wrong)
+    assert net.n_steps == 0
+
+
+def test_derivatives_that_are_not_finite_are_refused() -> None:
+    net = make()
+    with (
+        jit.learner(net, batch_size=16, derivative_weight=1.0) as handle,
+        pytest.raises(ValueError, match="not finite"),
+    ):
+        jit.train_on_batch(handle, X, Y, G * np.inf)
+    assert net.n_steps == 0
+
+
+def test_a_gradient_takes_no_derivatives() -> None:
+    net = make()
+    with (
+        jit.learner(net, batch_size=16, derivative_weight=1.0) as handle,
+        pytest.raises(ValueError, match="not finite"),
+    ):
+        jit.train_on_gradient(handle, X, Y, G)
+    assert net.n_steps == 0
+
+
+def test_a_balanced_weight_needs_rows() -> None:
     with (
         pytest.raises(ValueError, match="has no rows yet"),
-        jit.learner(net, batch_size=16, derivative_weight="balanced"),
+        jit.learner(make(), batch_size=16, derivative_weight="balanced"),
     ):
         pass
-    assert net.n_steps == 0

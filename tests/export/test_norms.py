@@ -16,6 +16,12 @@ from fastmlp.export.c_source import TOLERANCES
 SIZES = (5, 9, Residual(9, inner=4), 3)
 
 
+def by_runtime(graph: Any, x: Any) -> Any:
+    session = onnxruntime.InferenceSession(graph.SerializeToString())
+    (predicted,) = session.run(None, {"X": x})
+    return predicted
+
+
 @pytest.mark.parametrize("opset", [13, 17, 21])
 @pytest.mark.parametrize("norm", ["layer", "rms", None])
 def test_a_runtime_predicts_as_the_net(norm: Any, opset: int) -> None:
@@ -23,10 +29,7 @@ def test_a_runtime_predicts_as_the_net(norm: Any, opset: int) -> None:
     net = MLP(SIZES, norm=norm, dtype="float64", seed=0)
     net.parameters[:] += rng.normal(size=net.parameters.size) / 4
     x = rng.normal(size=(20, 5))
-    session = onnxruntime.InferenceSession(
-        to_onnx(net, opset=opset).SerializeToString()
-    )
-    (predicted,) = session.run(None, {"X": x})
+    predicted = by_runtime(to_onnx(net, opset=opset), x)
     # LayerNormalization has its epsilon as a float32.
     np.testing.assert_allclose(predicted, net.predict(x), rtol=0, atol=1e-11)
 
@@ -56,8 +59,7 @@ def exported_net(name: str, **settings: Any) -> MLP:
 def test_a_runtime_takes_skips(name: str) -> None:
     net = exported_net(name)
     x = np.random.default_rng(1).normal(size=(20, 5)).astype(net.dtype)
-    session = onnxruntime.InferenceSession(to_onnx(net).SerializeToString())
-    (predicted,) = session.run(None, {"X": x})
+    predicted = by_runtime(to_onnx(net), x)
     np.testing.assert_allclose(predicted, net.predict(x), rtol=1e-5, atol=1e-5)
 
 
@@ -65,8 +67,7 @@ def test_a_runtime_takes_skips(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("flags", ["-std=c99 -O1", "-x c++ -std=c++17 -O3"])
 def test_c_files_predict_as_the_net(flags: str, tmp_path: Path) -> None:
-    names = [name.replace(", ", "_") for name in NETS]
-    nets = dict(zip(names, map(exported_net, NETS), strict=True))
+    nets = {name: exported_net(name) for name in NETS}
     texts = {name: to_c(net, prefix=name) for name, net in nets.items()}
     library = built(tmp_path, texts, [*flags.split(), "-march=native"])
     for name, net in nets.items():

@@ -5,6 +5,7 @@ import importlib
 import sys
 import warnings
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -63,36 +64,35 @@ def run(graph: Any, rows: Any) -> list[Any]:
     session = onnxruntime.InferenceSession(
         graph.SerializeToString(), providers=["CPUExecutionProvider"]
     )
-    names = [node.name for node in session.get_inputs()]
-    result: list[Any] = session.run(
-        None, rows if isinstance(rows, dict) else {names[0]: rows}
-    )
+    if not isinstance(rows, dict):
+        rows = {session.get_inputs()[0].name: rows}
+    result: list[Any] = session.run(None, rows)
     return result
 
 
 @pytest.mark.few(12)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("activation", get_args(ActivationName))
-def test_every_activation_and_link(activation: Any, dtype: Any) -> None:
+def test_every_activation_is_exported(activation: Any, dtype: Any) -> None:
+    """With the link of every loss; but gelu in float64, for which no node is."""
     rows = rng.normal(size=(50, 3)).astype(dtype)
+    tolerance = TOLERANCE[dtype]
     for loss in LOSSES:
-        setting: Any = fastmlp.Quantile([0.1, 0.5, 0.9]) if loss == "quantile" else loss
+        setting: Any = loss
+        if loss == "quantile":
+            setting = fastmlp.Quantile([0.1, 0.5, 0.9])
         n = {"quantile": 3, "cross_entropy": 3, "gaussian_nll": 4}.get(loss, 2)
-        net = MLP(
-            (3, 7, 5, n), activation=activation, loss=setting, dtype=dtype, seed=1
-        )
+        settings: Any = {"activation": activation, "loss": setting, "dtype": dtype}
+        net = MLP((3, 7, 5, n), **settings, seed=1)
         if activation == "gelu" and dtype == "float64":
-            with pytest.raises(
-                NotImplementedError, match="to_onnx: gelu needs the node Erf"
-            ):
+            words = "to_onnx: gelu needs the node Erf"
+            with pytest.raises(NotImplementedError, match=words):
                 to_onnx(net, dtype=dtype)
             continue
         (values,) = run(to_onnx(net, dtype=dtype), rows)
         assert values.dtype == dtype
-        tolerance = TOLERANCE[dtype]
-        np.testing.assert_allclose(
-            values, net.predict(rows), rtol=tolerance, atol=tolerance
-        )
+        expected = net.predict(rows)
+        np.testing.assert_allclose(values, expected, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -203,9 +203,7 @@ OUTPUTS = ["label", "probabilities", "variable"]
     "more", [[], ["predicted_label"], ["cast_1", "constant_2", "gather_5"]]
 )
 @pytest.mark.parametrize("kind", [TabularMLPRegressor, TabularMLPClassifier])
-def test_columns_may_have_the_names_of_outputs_and_nodes(
-    kind: Any, more: list[str]
-) -> None:
+def test_columns_may_have_any_name_of_the_graph(kind: Any, more: list[str]) -> None:
     X = pd.DataFrame({name: rng.choice([0.5, 2, 7], 60) for name in OUTPUTS + more})
     X["town"] = rng.choice(["Bern", "Chur"], 60)
     model = kind(n_members=1, max_iter=1, random_state=0).fit(X, X["label"] > 1)
@@ -217,9 +215,8 @@ def test_columns_may_have_the_names_of_outputs_and_nodes(
         expected = model.predict(X)
     else:
         expected = model.predict_proba(X)[:, 1]
-    np.testing.assert_allclose(
-        run(graph, columns_of(X))[-1][:, -1], expected, atol=1e-5
-    )
+    result = run(graph, columns_of(X))[-1]
+    np.testing.assert_allclose(result[:, -1], expected, atol=1e-5)
 
 
 def test_a_file_is_written_whole(tmp_path: Path) -> None:
@@ -227,14 +224,11 @@ def test_a_file_is_written_whole(tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     graph = to_onnx(net, path, opset=15)
     assert onnx.load(path) == graph
-    assert {item.domain: item.version for item in graph.opset_import} == {
-        "": 15,
-        "ai.onnx.ml": 2,
-    }
+    versions = {item.domain: item.version for item in graph.opset_import}
+    assert versions == {"": 15, "ai.onnx.ml": 2}
     before = path.read_bytes()
-    with pytest.raises(
-        NotImplementedError, match="activation 'branch' is more than arithmetic"
-    ):
+    words = "activation 'branch' is more than arithmetic"
+    with pytest.raises(NotImplementedError, match=words):
         to_onnx(net_of(branch), path)
     assert path.read_bytes() == before
     assert [*tmp_path.iterdir()] == [path]
@@ -390,62 +384,81 @@ def test_classes(classes: list[Any]) -> None:
     result, p = run_table(model, NUMBERS)
     assert result.tolist() == model.predict(NUMBERS).tolist()
     np.testing.assert_allclose(p, model.predict_proba(NUMBERS), atol=1e-6)
-    assert [
-        len(each)
-        for each in run_table(
-            model, NUMBERS[:0], initial_types=[("X", FloatTensorType([None, 4]))]
-        )
-    ] == [0, 0]
+    types = [("X", FloatTensorType([None, 4]))]
+    labels, probabilities = run_table(model, NUMBERS[:0], initial_types=types)
+    assert len(labels) == len(probabilities) == 0
 
 
-def test_columns_of_texts_and_truth_are_inputs_of_their_own() -> None:
+def with_a_new_town() -> pd.DataFrame:
     X = complete(drawn()[0])
     X.loc[X.index[5:8], "town"] = "Basel"
+    return X
+
+
+def test_columns_of_texts_are_inputs_of_their_own() -> None:
+    X = with_a_new_town()
     (result,) = run_table(regressor(), X)
     np.testing.assert_allclose(result[:, 0], regressor().predict(X), rtol=1e-5)
-    # By name, in any order.
-    printed, p = run_table(classifier(), X[X.columns[::-1]])
-    np.testing.assert_allclose(p, classifier().predict_proba(X), atol=1e-6)
-    assert (printed == classifier().predict(X)).all()
-    session = run_table(classifier(), X)
-    assert session[1].shape == (len(X), 3)
 
 
-def test_categories_of_numbers_and_of_many_levels() -> None:
-    X = np.stack(
-        [rng.integers(0, 40, 400), rng.integers(0, 3, 400) / 4, rng.normal(size=400)], 1
-    )
-    y = rng.normal(size=40)[X[:, 0].astype(int)] + X[:, 1]
+def test_columns_are_found_by_name_in_any_order() -> None:
+    X = with_a_new_town()
+    model = classifier()
+    printed, p = run_table(model, X[X.columns[::-1]])
+    assert p.shape == (len(X), 3)
+    np.testing.assert_allclose(p, model.predict_proba(X), atol=1e-6)
+    assert (printed == model.predict(X)).all()
+
+
+@cache
+def of_levels() -> tuple[TabularMLPRegressor, Any]:
+    """A model with many levels and few, all numbers, and its rows, some of them new."""
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 40, 400)
+    quarters = rng.integers(0, 3, 400) / 4
+    X = np.column_stack([codes, quarters, rng.normal(size=400)])
+    y = rng.normal(size=40)[codes] + quarters
     model = TabularMLPRegressor(**FEW, cv=2, categorical_features=[0, 1]).fit(X, y)
-    assert "statistics" in model.pack_.encodings[0].parts
     X[:5, 0] = [99, 1.5, np.nan, -1, 7]
-    (result,) = run_table(model, X)
-    np.testing.assert_allclose(result[:, 0], model.predict(X), rtol=1e-5, atol=1e-6)
-    (result,) = run_table(model, X.astype(np.float32))
-    np.testing.assert_allclose(result[:, 0], model.predict(X), rtol=1e-5, atol=1e-5)
-    # Near a level, and none.
-    before = model.predict(X)
-    X[:, 1] += 1e-12
-    (result,) = run_table(model, X)
-    np.testing.assert_allclose(result[:, 0], model.predict(X), rtol=1e-5, atol=1e-6)
-    assert not np.allclose(model.predict(X), before, rtol=0.01)
+    return model, X
 
 
-def test_tables_of_texts_levels_and_before_fit() -> None:
+@pytest.mark.parametrize(("dtype", "atol"), [(np.float64, 1e-6), (np.float32, 1e-5)])
+def test_numbers_may_be_levels(dtype: Any, atol: float) -> None:
+    model, X = of_levels()
+    assert "statistics" in model.pack_.encodings[0].parts
+    (result,) = run_table(model, X.astype(dtype))
+    np.testing.assert_allclose(result[:, 0], model.predict(X), rtol=1e-5, atol=atol)
+
+
+def test_a_number_near_a_level_is_none() -> None:
+    model, X = of_levels()
+    near = X.copy()
+    near[:, 1] += 1e-12
+    (result,) = run_table(model, near)
+    expected = model.predict(near)
+    np.testing.assert_allclose(result[:, 0], expected, rtol=1e-5, atol=1e-6)
+    assert not np.allclose(expected, model.predict(X), rtol=0.01)
+
+
+def test_an_array_of_texts_is_one_input() -> None:
     X, y = drawn()
     towns = X[["town"]].fillna("none").astype(object).to_numpy()
     model = TabularMLPRegressor(**FEW, cv=2).fit(towns, y)
-    (result,) = run_table(
-        model, towns, initial_types=[("X", StringTensorType([None, 1]))]
-    )
+    types = [("X", StringTensorType([None, 1]))]
+    (result,) = run_table(model, towns, initial_types=types)
     np.testing.assert_allclose(result[:, 0], model.predict(towns), rtol=1e-5)
-    whole = make_pipeline(FunctionTransformer(), TabularMLPRegressor(**FEW, cv=2)).fit(
-        NUMBERS, SUM
-    )
+
+
+def test_a_pipeline_that_ends_in_a_table_is_exported() -> None:
+    whole = make_pipeline(FunctionTransformer(), TabularMLPRegressor(**FEW, cv=2))
+    whole.fit(NUMBERS, SUM)
     (result,) = run_table(whole, NUMBERS)
-    np.testing.assert_allclose(
-        result[:, 0], whole.predict(NUMBERS), rtol=1e-5, atol=1e-5
-    )
+    expected = whole.predict(NUMBERS)
+    np.testing.assert_allclose(result[:, 0], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_table_without_a_fit_is_refused() -> None:
     with pytest.raises(Exception, match="not fitted"):
         skl2onnx.to_onnx(TabularMLPRegressor(), NUMBERS)
 

@@ -90,7 +90,7 @@ SOURCES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("form", SOURCES)
-def test_moments_and_quartiles_are_those_of_scikit_learn(form: str) -> None:
+def test_moments_are_those_of_scikit_learn(form: str) -> None:
     scaler = Standardizer().fit(SOURCES[form]())
     peer = StandardScaler().fit(X)
     assert scaler.n_rows == N
@@ -101,13 +101,16 @@ def test_moments_and_quartiles_are_those_of_scikit_learn(form: str) -> None:
     np.testing.assert_allclose(scaler.transform(X), expected, rtol=1e-12, atol=2e-8)
     named = form in ("pandas", "polars", "arrow", "batches")
     assert scaler.feature_names == (tuple(NAMES) if named else None)
+
+
+@pytest.mark.parametrize("form", SOURCES)
+def test_quartiles_are_those_of_scikit_learn(form: str) -> None:
     scaler = Standardizer(robust=True).fit(SOURCES[form]())
     peer = RobustScaler().fit(X)
     np.testing.assert_allclose(scaler.center, peer.center_, rtol=1e-12)
     np.testing.assert_allclose(scaler.scale, peer.scale_, rtol=1e-12)
-    np.testing.assert_allclose(
-        scaler.transform(X), peer.transform(X), rtol=1e-12, atol=1e-12
-    )
+    expected = peer.transform(X)
+    np.testing.assert_allclose(scaler.transform(X), expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("robust", [False, True])
@@ -137,36 +140,56 @@ def test_a_sample_takes_every_row_with_the_same_chance() -> None:
     assert np.abs(taken - 2000 / 3).max() < 5 * np.sqrt(2000 * 2 / 9)
 
 
-def test_float32_stays_float32_and_is_summed_in_float64() -> None:
-    x = rng.normal(1000, 1, (300_000, 1)).astype(np.float32)
+def far_float32() -> Any:
+    rng = np.random.default_rng(0)
+    return rng.normal(1000, 1, (300_000, 1)).astype(np.float32)
+
+
+def test_float32_is_summed_in_float64() -> None:
+    x = far_float32()
     scaler = Standardizer().fit(x)
-    np.testing.assert_allclose(scaler.center, x.astype(float).mean(axis=0), rtol=1e-13)
-    np.testing.assert_allclose(scaler.scale, x.astype(float).std(axis=0), rtol=1e-11)
+    wide = x.astype(float)
+    np.testing.assert_allclose(scaler.center, wide.mean(axis=0), rtol=1e-13)
+    np.testing.assert_allclose(scaler.scale, wide.std(axis=0), rtol=1e-11)
+
+
+def test_float32_stays_float32() -> None:
+    x = far_float32()
+    scaler = Standardizer().fit(x)
     scaled = scaler.transform(x)
     assert scaled.dtype == np.float32
     assert scaled.flags.c_contiguous
     assert abs(scaled.mean(dtype=float)) < 1e-6
 
 
-def test_columns_by_name() -> None:
+def test_columns_are_found_by_name() -> None:
     scaler = Standardizer().fit(FRAME)
     mixed = FRAME[NAMES[::-1]].assign(id="u")
     assert scaler.transform(mixed).tobytes() == scaler.transform(FRAME).tobytes()
-    with pytest.raises(
-        ValueError, match=r"transform: X lacks 1 of the 6 known columns: 'a'$"
-    ):
-        scaler.transform(FRAME.drop(columns="a"))
     assert scaler.partial_fit(mixed).n_rows == 2 * N
+
+
+def test_a_column_that_is_missing_is_named() -> None:
+    scaler = Standardizer().fit(FRAME)
+    words = r"transform: X lacks 1 of the 6 known columns: 'a'$"
+    with pytest.raises(ValueError, match=words):
+        scaler.transform(FRAME.drop(columns="a"))
+
+
+def test_the_target_of_blocks_is_left_out() -> None:
     blocks = Blocks.from_arrow(pa.table(FRAME), target="a", rows=500)
     scaler = Standardizer().fit(blocks)
     assert scaler.feature_names == (*"bcdef",)
     np.testing.assert_allclose(scaler.center, X[:, 1:].mean(axis=0), rtol=1e-12)
 
 
-def test_its_form_is_a_string_and_nets_are_estimators() -> None:
+def test_its_text_has_its_settings() -> None:
     scaler = Standardizer(robust=True)
     assert repr(scaler) == "Standardizer(robust=True)"
     assert repr(scaler.fit(X)) == "<Standardizer(robust=True): 6 columns, 3000 rows>"
+
+
+def test_the_estimator_of_a_net_is_folded() -> None:
     net = MLP((4, 6, 1), dtype="float64").as_estimator(epochs=2, random_state=0)
     model = make_pipeline(StandardScaler(), net).fit(FRAME_FOLDED, Y)
     expected = model.predict(FRAME_FOLDED)
@@ -252,19 +275,24 @@ def test_a_pipeline() -> None:
     whole.partial_fit(FRAME_FOLDED, LABELS)
 
 
-def test_what_stands_in_a_file_and_in_onnx(tmp_path: Path) -> None:
-    model = make_pipeline(StandardScaler(), MLPRegressor(**SMALL)).fit(X_FOLDED, Y)
-    whole = fold(model)
+def scaled_regressor() -> Any:
+    return make_pipeline(StandardScaler(), MLPRegressor(**SMALL)).fit(X_FOLDED, Y)
+
+
+def test_a_folded_model_has_a_file(tmp_path: Path) -> None:
+    model = scaled_regressor()
     path = tmp_path / "model"
-    fastmlp.save(whole, path, include_training_state=True)
-    expected = model.predict(X_FOLDED)
-    np.testing.assert_allclose(
-        fastmlp.load(path).predict(X_FOLDED), expected, rtol=1e-10
-    )
-    graph = skl2onnx.to_onnx(whole, X_FOLDED[:1])
+    fastmlp.save(fold(model), path, include_training_state=True)
+    result = fastmlp.load(path).predict(X_FOLDED)
+    np.testing.assert_allclose(result, model.predict(X_FOLDED), rtol=1e-10)
+
+
+def test_a_folded_model_is_exported_to_onnx() -> None:
+    model = scaled_regressor()
+    graph = skl2onnx.to_onnx(fold(model), X_FOLDED[:1])
     session = onnxruntime.InferenceSession(graph.SerializeToString())
     (result,) = session.run(None, {"X": X_FOLDED})
-    np.testing.assert_allclose(result[:, 0], expected, rtol=1e-10)
+    np.testing.assert_allclose(result[:, 0], model.predict(X_FOLDED), rtol=1e-10)
 
 
 @pytest.mark.parametrize(
@@ -358,7 +386,7 @@ def test_derivatives_are_scaled_as_the_scaled_function_has_them() -> None:
     np.testing.assert_array_equal(several[:, 0], scaled)
 
 
-def test_unknown_derivatives_stay_and_float32_stays() -> None:
+def test_unknown_derivatives_stay_in_float32() -> None:
     scaler = Standardizer.known([0, 0], [2, 4])
     given = np.array([[np.nan, 1]], np.float32)
     scaled = scaler.scale_derivatives(given)

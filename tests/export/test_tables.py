@@ -156,32 +156,60 @@ def test_no_call_of_a_library(tmp_path: Path) -> None:
     assert " U " not in subprocess.check_output(["nm", tmp_path / "net.o"], text=True)
 
 
+@pytest.fixture(scope="module")
+def of_tables(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The library of the model of two classes."""
+    text = to_c(binary()[0], prefix="net")
+    folder = tmp_path_factory.mktemp("tables")
+    return built(folder, {"net": text}, ["-O1", "-march=native"])
+
+
 @pytest.mark.slow
 @needs_gcc
 @needs_compiler
-def test_missing_and_unknown_values_in_c(tmp_path: Path) -> None:
+def test_missing_values_in_c(of_tables: Any) -> None:
     model, X = binary()
-    library = built(
-        tmp_path, {"net": to_c(model, prefix="net")}, ["-O1", "-march=native"]
-    )
     schema = model.schema_
     names = list(X)
     row = np.full(len(names), np.nan)
     new = pd.DataFrame({name: [None] for name in names})
     new = new.astype({"age": float, "income": float})
     rows = [row, np.where(np.isnan(row), -1, row), np.full(len(names), 1e9)]
-    for each, codes in zip(rows, [row, row, row], strict=True):
-        each[[names.index(name) for name in schema.numeric_names]] = codes[0]
     expected = expected_of(model, new)[0]
     for each in rows:
+        each[[names.index(name) for name in schema.numeric_names]] = np.nan
         out = np.empty(2)
-        library["net_predict"](pointer(each), pointer(out))
+        of_tables["net_predict"](pointer(each), pointer(out))
         np.testing.assert_array_equal(out, expected)
+
+
+@pytest.mark.slow
+@needs_gcc
+@needs_compiler
+def test_codes_of_levels_in_c(of_tables: Any) -> None:
+    model, X = binary()
+    schema = model.schema_
+    names = list(X)
+    library = of_tables
     for name, levels in schema.levels.items():
         for code, level in enumerate(levels):
             assert library["net_code"](names.index(name), str(level).encode()) == code
-    assert library["net_code"](names.index("town"), b"Rome") == -1
-    assert library["net_code"](0, b"Bern") == library["net_code"](99, b"Bern") == -1
+
+
+@pytest.mark.slow
+@needs_gcc
+@needs_compiler
+@pytest.mark.parametrize("place", [0, 99])
+def test_a_place_without_levels_has_no_code_in_c(place: int, of_tables: Any) -> None:
+    assert of_tables["net_code"](place, b"Bern") == -1
+
+
+@pytest.mark.slow
+@needs_gcc
+@needs_compiler
+def test_an_unknown_level_has_no_code_in_c(of_tables: Any) -> None:
+    _, X = binary()
+    assert of_tables["net_code"]([*X].index("town"), b"Rome") == -1
 
 
 @pytest.mark.slow
@@ -203,7 +231,7 @@ def test_a_file_alone_is_a_program_that_sanitizers_pass(tmp_path: Path) -> None:
 @pytest.mark.slow
 @needs_compiler
 @pytest.mark.skipif(shutil.which("clang") is None, reason="clang is not installed")
-def test_clang_has_no_warning_and_the_same_bits(tmp_path: Path) -> None:
+def test_clang_compiles_the_same_bits_without_a_warning(tmp_path: Path) -> None:
     models = cases(range(N_SEEDS, N_SEEDS + 3), tmp_path) | {
         "trees": with_trees("multiclass")
     }
@@ -226,7 +254,7 @@ def test_nets_of_double_numbers(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_columns_and_levels_stand_in_the_c_file() -> None:
+def test_columns_stand_with_their_levels_in_the_c_file() -> None:
     text = to_c(binary()[0])
     assert "0: age, a number; NAN where it is missing\n" in text
     assert (
@@ -239,6 +267,10 @@ def test_columns_and_levels_stand_in_the_c_file() -> None:
     )
     assert "MODEL_X_A__B };" in text
     assert "5: A* /b, a level: 0 0, 1 1, 2 2, 3 @STARTS;" in text
+
+
+@pytest.mark.slow
+def test_the_first_of_many_levels_stand_in_the_c_file() -> None:
     frame = pd.DataFrame({"t": [f"text {i}" for i in range(60)] * 10})
     model = TabularMLPRegressor(**FEW).fit(frame, np.arange(600.0) % 60)
     assert "19 text 26 and 40 more;" in to_c(model)
