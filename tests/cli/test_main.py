@@ -40,21 +40,33 @@ needs_compiler = pytest.mark.skipif(
 )
 
 
-def test_version_info_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_prints_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["--version"])
     assert stopped.value.code == 0
     assert capsys.readouterr().out == f"fastmlp {fastmlp.__version__}\n"
+
+
+def test_info_prints_the_info(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info"]) == 0
     assert capsys.readouterr().out == format_info() + "\n"
+
+
+def test_info_as_json_is_the_info(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == info()
+
+
+def test_without_a_command_the_help_is_printed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
     printed = capsys.readouterr().out
     assert main([]) == 0
     assert capsys.readouterr() == (printed, "")
-    assert all(command in printed for command in ("demo", "info", "warmup"))
+    for command in ("demo", "info", "warmup"):
+        assert command in printed
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of another kind")
@@ -481,7 +493,7 @@ def run(script: str, cache: Path) -> str:
 
 @pytest.mark.slow
 @needs_compiler
-def test_all_rules_and_kernels_are_in_the_cache_afterwards(tmp_path: Path) -> None:
+def test_all_code_is_in_the_cache_afterwards(tmp_path: Path) -> None:
     printed = run(WARM % None, tmp_path)
     assert printed.splitlines()[1:3] == ["float32: kernels", "float32: rules"]
     assert "bfloat16" not in printed

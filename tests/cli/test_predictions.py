@@ -73,7 +73,7 @@ def real_table(name: str, rng: np.random.Generator) -> tuple[pd.DataFrame, int]:
 
 @pytest.mark.parametrize("name", ["breast_cancer", "wine", "diabetes", "mixed"])
 @pytest.mark.parametrize("held_out", ["a file", "rows of .parquet", "rows of .csv"])
-def test_train_predict_and_score_are_those_of_python(
+def test_the_commands_are_those_of_python(
     name: str,
     held_out: str,
     rng: np.random.Generator,
@@ -148,25 +148,27 @@ def some(rng: np.random.Generator, labels: Any, n: int = 200) -> pd.DataFrame:
     )
 
 
-def test_the_command_and_predict_parquet_write_the_same(
-    rng: np.random.Generator,
+@pytest.mark.parametrize(
+    "labels", [[False, True], ["no", "yes", "äh"], [1, 5]], ids=["bool", "str", "int"]
+)
+def test_the_command_writes_what_predict_parquet_does(
+    labels: list[Any], rng: np.random.Generator
 ) -> None:
-    for labels in ([False, True], ["no", "yes", "äh"], [1, 5]):
-        table = some(rng, labels)
-        model = trained(table)
-        fastmlp.predict_parquet(model, "train.parquet", "a.parquet", keep=["y", "a"])
-        expected = pd.read_parquet("a.parquet")
-        names = [f"probability_{label}" for label in labels]
-        assert list(expected) == ["y", "a", *names, "prediction"]
-        assert np.array_equal(expected[names], model.predict_proba(table))
-        arguments = ["--keep", "y,a", "--force", "--batch-rows", "7"]
-        command = ["predict", "model.safetensors", "train.parquet", "--output"]
-        assert main([*command, "b.parquet", "--probabilities", *arguments]) == 0
-        pd.testing.assert_frame_equal(pd.read_parquet("b.parquet"), expected)
-        assert pyarrow.parquet.read_metadata("b.parquet").row_group(0).num_rows == 7
-        assert main([*command, "b.feather", *arguments]) == 0
-        result = pyarrow.feather.read_table("b.feather").to_pandas()
-        pd.testing.assert_frame_equal(result, expected.drop(columns=names))
+    table = some(rng, labels)
+    model = trained(table)
+    fastmlp.predict_parquet(model, "train.parquet", "a.parquet", keep=["y", "a"])
+    expected = pd.read_parquet("a.parquet")
+    names = [f"probability_{label}" for label in labels]
+    assert list(expected) == ["y", "a", *names, "prediction"]
+    assert np.array_equal(expected[names], model.predict_proba(table))
+    arguments = ["--keep", "y,a", "--force", "--batch-rows", "7"]
+    command = ["predict", "model.safetensors", "train.parquet", "--output"]
+    assert main([*command, "b.parquet", "--probabilities", *arguments]) == 0
+    pd.testing.assert_frame_equal(pd.read_parquet("b.parquet"), expected)
+    assert pyarrow.parquet.read_metadata("b.parquet").row_group(0).num_rows == 7
+    assert main([*command, "b.feather", *arguments]) == 0
+    result = pyarrow.feather.read_table("b.feather").to_pandas()
+    pd.testing.assert_frame_equal(result, expected.drop(columns=names))
 
 
 def test_texts_that_look_like_numbers_in_csv(

@@ -130,37 +130,36 @@ def test_a_npz_file(
     assert json.loads(capsys.readouterr().out) == {"auc": expected}
 
 
-def test_weights_features_losses_and_show(
-    frame: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
+WEIGHTED = ["train", "a.parquet", "--weight", "w", "--loss", "poisson", *FAST]
+
+
+def test_features_are_chosen_with_weights_beside_them(frame: Any) -> None:
     frame["code"] = frame["age"] // 30
     frame["w"] = 1.0
     frame.to_parquet("a.parquet")
-    command = [
-        "train",
-        "a.parquet",
-        "--target",
-        "price",
-        "--weight",
-        "w",
-        "--loss",
-        "poisson",
-    ]
-    command += ["--categorical", "code", *FAST]
-    assert main([*command, "--features", "code,town"]) == 0
+    columns = ["--target", "price", "--categorical", "code", "--features", "code,town"]
+    assert main([*WEIGHTED, *columns]) == 0
     model = fastmlp.load("model.safetensors")
     assert model.schema_.levels == {
         "code": (0, 1, 2),
         "town": ("Basel", "Bern", "Chur"),
     }
     assert model.loss == "poisson"
-    command[command.index("price")] = "buys"
-    assert main([*command, "--force"]) == 2
+
+
+def test_a_loss_needs_a_regression(
+    frame: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frame.assign(w=1.0).to_parquet("a.parquet")
+    assert main([*WEIGHTED, "--target", "buys"]) == 2
     assert "argument --loss: needs a regression" in capsys.readouterr().err
-    dated = frame.drop(columns=["code", "w"]).assign(
-        when=pd.date_range("2024-02-28", periods=400)
-    )
-    dated.to_parquet("a.parquet")
+
+
+def test_show_describes_the_columns(
+    frame: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    days = pd.date_range("2024-02-28", periods=400)
+    frame.assign(when=days).to_parquet("a.parquet")
     assert main(["train", "a.parquet", "--target", "buys", "--force", *FAST]) == 0
     capsys.readouterr()
     assert main(["show", "model.safetensors"]) == 0
@@ -464,7 +463,7 @@ def test_control_characters_of_a_file_do_not_reach_the_terminal(
         ),
     ],
 )
-def test_errors_are_a_sentence_and_leave_nothing(
+def test_an_error_is_a_sentence(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

@@ -38,8 +38,11 @@ def _table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pd.DataFrame(X).assign(y=y).to_csv("a.csv", index=False)
 
 
-def test_presets_and_losses_are_those_of_the_estimators() -> None:
+def test_presets_are_those_of_the_estimators() -> None:
     assert {*PRESET_NAMES} == {*settings.PRESETS}
+
+
+def test_losses_are_those_of_the_estimators() -> None:
     assert get_args(Objective) == NUMBER_LOSSES
 
 
@@ -128,7 +131,7 @@ def fit(*arguments: str, data: str = "a.csv", target: str = "y") -> int:
 
 
 @pytest.mark.slow
-def test_every_class_is_trained_on_and_rows_stay(
+def test_every_class_is_trained_on(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     n_mended = 0
@@ -136,12 +139,11 @@ def test_every_class_is_trained_on_and_rows_stay(
         frame = table(seed)
         options = argparse.Namespace(target="y", weight="w", valid=0.2, seed=seed)
         whole = pyarrow.Table.from_pandas(frame)
-        trained, held_out = (
-            part.to_pandas()
-            for part in tables._divided(whole, ["y", "w"], "classification", options)[
-                :2
-            ]
+        first, second, *_ = tables._divided(
+            whole, ["y", "w"], "classification", options
         )
+        trained = first.to_pandas()
+        held_out = second.to_pandas()
         said = capsys.readouterr().err
         assert f"{len(trained)} rows to train on, {len(held_out)} held out\n" in said
         assert sorted([*trained["a"], *held_out["a"]]) == sorted(frame["a"])
@@ -155,8 +157,9 @@ def test_every_class_is_trained_on_and_rows_stay(
         # the rows are those of the draw.
         by_draw = frame[np.random.default_rng([seed, 0]).random(N) < 0.2]
         moved = by_draw[~by_draw["a"].isin(held_out["a"])]
+        drawn_counts = by_draw["y"].value_counts()
         whole_classes = [
-            label for label, n in counts.items() if (by_draw["y"] == label).sum() == n
+            label for label, n in drawn_counts.items() if n == counts[label]
         ]
         assert sorted(moved["y"]) == sorted(whole_classes)
         n_mended += len(moved)
@@ -253,7 +256,7 @@ POISSON = ["--loss", "poisson", "--ignore", "y"]
         ),
     ],
 )
-def test_wrong_values_are_named_by_column_and_row(
+def test_wrong_values_are_named_by_their_place(
     target: str,
     column: str,
     value: float,
@@ -280,6 +283,13 @@ def test_a_file_to_validate_on_is_counted(capsys: pytest.CaptureFixture[str]) ->
     printed = capsys.readouterr().err
     assert f"{N} rows to train on, 130 to validate on\n" in printed
     assert "held out" not in printed
+
+
+def test_labels_of_validation_that_training_lacks_are_refused(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    table(1).to_csv("a.csv", index=False)
+    valid = table(1).iloc[:130]
     valid.assign(y=9).to_parquet("v.parquet")
     assert fit("--valid", "v.parquet") == 1
     printed = capsys.readouterr().err

@@ -183,21 +183,44 @@ each_holder = pytest.mark.parametrize("make", HOLDERS.values(), ids=HOLDERS)
 
 @pytest.mark.slow
 @each_holder
-def test_copies_have_the_client_and_pickles_none(
-    client: Any, make: Make, tmp_path: Path
-) -> None:
-    made = make(client=client, group_timeout=60).fit(X, LABELS)
+def test_copies_have_the_client(client: Any, make: Make) -> None:
+    made = make(client=client, group_timeout=60)
     assert made.get_params()["client"] is client
     for copied in (clone(made), copy.copy(made), copy.deepcopy(made)):
         assert copied.client is client
     assert clone(make_pipeline(StandardScaler(), made))[-1].client is client
+
+
+@pytest.mark.slow
+@each_holder
+def test_pickles_have_no_client(client: Any, make: Make) -> None:
+    made = make(client=client, group_timeout=60)
     result = pickle.loads(pickle.dumps(made))
-    assert (result.client, result.group_timeout, made.client) == (None, 60, client)
-    fastmlp.save(made, tmp_path / "model")
-    for other in (result, copy.deepcopy(made), fastmlp.load(tmp_path / "model")):
-        np.testing.assert_array_equal(other.predict_proba(X), made.predict_proba(X))
-        assert other.client in (None, client)
+    assert result.client is None
+    assert result.group_timeout == 60
+    assert made.client is client
+
+
+@each_holder
+def test_pickles_keep_auto(make: Make) -> None:
     assert pickle.loads(pickle.dumps(make(client="auto"))).client == "auto"
+
+
+@pytest.mark.slow
+@each_holder
+def test_copies_of_a_fit_on_workers_have_its_predictions(
+    client: Any, make: Make, tmp_path: Path
+) -> None:
+    made = make(client=client, group_timeout=60).fit(X, LABELS)
+    expected = made.predict_proba(X)
+    fastmlp.save(made, tmp_path / "model")
+    for other in (
+        pickle.loads(pickle.dumps(made)),
+        copy.deepcopy(made),
+        fastmlp.load(tmp_path / "model"),
+    ):
+        np.testing.assert_array_equal(other.predict_proba(X), expected)
+        assert other.client in (None, client)
 
 
 @pytest.mark.slow
@@ -210,22 +233,31 @@ def test_checks_of_parameters_pass_with_a_client(client: Any, make: Make) -> Non
         check("holder", make(client="auto"))
 
 
+def search_by(client: Any) -> MLPSearchCV:
+    model = MLPRegressor("squared_error", (4,), **SMALL)
+    return MLPSearchCV(model, ONE, cv=2, client=client)
+
+
+fit: Callable[[Any], Any] = lambda model: model.fit(X, X[:, 0]).predict(X)  # noqa: E731
+
+
 @pytest.mark.slow
-def test_auto_is_the_current_client_and_a_task_has_none(client: Any) -> None:
-    auto = MLPSearchCV(
-        MLPRegressor("squared_error", (4,), **SMALL), ONE, cv=2, client="auto"
-    )
-    here = clone(auto).set_params(client=None).fit(X, X[:, 0])
-    np.testing.assert_array_equal(auto.fit(X, X[:, 0]).predict(X), here.predict(X))
-    fit = lambda model: model.fit(X, X[:, 0]).predict(X)  # noqa: E731
-    with pytest.raises(
-        ValueError, match="this is a task on a worker: leave client out"
-    ):
-        client.submit(fit, auto, pure=False).result()
-    # A client stays where it is.
-    held = clone(auto).set_params(client=client)
-    result = client.submit(fit, held, pure=False).result()
-    np.testing.assert_array_equal(result, here.predict(X))
+@pytest.mark.usefixtures("client")
+def test_auto_is_the_current_client() -> None:
+    np.testing.assert_array_equal(fit(search_by("auto")), fit(search_by(None)))
+
+
+@pytest.mark.slow
+def test_a_task_on_a_worker_has_no_current_client(client: Any) -> None:
+    words = "this is a task on a worker: leave client out"
+    with pytest.raises(ValueError, match=words):
+        client.submit(fit, search_by("auto"), pure=False).result()
+
+
+@pytest.mark.slow
+def test_a_search_that_is_sent_leaves_its_client_behind(client: Any) -> None:
+    result = client.submit(fit, search_by(client), pure=False).result()
+    np.testing.assert_array_equal(result, fit(search_by(None)))
 
 
 @pytest.mark.slow
@@ -455,15 +487,18 @@ def test_partitions_without_rows_have_predictions_without_rows(
     pd.testing.assert_frame_equal(result, expected_of(model, [], probabilities=True))
 
 
-def test_chunks_without_rows_and_of_unknown_lengths_are_predicted() -> None:
+def test_chunks_of_unknown_lengths_are_predicted() -> None:
     made = named_net(2)
     rows = dd.from_pandas(NAMED, npartitions=3)[["a", "b", "c"]]
     unknown = cluster.predict(made, rows[rows["a"] > 1e9].to_dask_array())
     assert unknown.compute(scheduler="synchronous").shape == (0, 2)
+
+
+def test_chunks_without_rows_are_predicted() -> None:
+    made = named_net(2)
     known = cluster.predict(made, da.from_array(ROWS, chunks=((0, 150, 0, 250), 3)))
-    np.testing.assert_array_equal(
-        known.compute(scheduler="synchronous"), made.predict(ROWS)
-    )
+    result = known.compute(scheduler="synchronous")
+    np.testing.assert_array_equal(result, made.predict(ROWS))
 
 
 def test_a_model_without_names_takes_all_columns_but_those_to_keep() -> None:

@@ -110,12 +110,18 @@ def test_nets_end_in_the_same_bits_as_here(client: Any) -> None:
     assert all(net.parameters is view for net, view in zip(there, views, strict=True))
 
 
-def test_dealing_keeps_groups_alike_and_the_costliest_first() -> None:
+def test_nets_are_dealt_into_several_groups() -> None:
     result = dealt([1e12, *[1e11] * 20], 2)
     assert result[0] == [0]
     assert sorted(i for group in result for i in group) == list(range(21))
     assert len(result) >= 8
+
+
+def test_the_costliest_nets_are_dealt_first() -> None:
     assert dealt([1e11, 3e11, 2e11], 100) == [[1], [2], [0]]
+
+
+def test_no_nets_are_dealt_into_no_groups() -> None:
     assert dealt([], 2) == []
 
 
@@ -132,23 +138,26 @@ def test_what_is_shared_is_not_packed() -> None:
 
 
 @on_workers
-def test_callbacks_run_there_and_may_stop_a_fit(client: Any) -> None:
+def test_callbacks_on_workers_may_stop_a_fit(client: Any) -> None:
     def second(report: Report) -> None:
         assert os.getpid() != me
         if report.epoch == 1 and report.net.layer_sizes[1] == 8:
             report.stop()
 
     me = os.getpid()
-    nets = mixed()
-    early = EarlyStopping(patience=0, min_delta=10, monitor="loss")
-    stopped = fit_many(nets, X, Y, epochs=4, callbacks=second, client=client)
+    stopped = fit_many(mixed(), X, Y, epochs=4, callbacks=second, client=client)
     assert [len(history.loss) for history in stopped] == [2, 4, 4, 4]
-    stopped = fit_many(nets, X, Y, epochs=4, early_stopping=early, client=client)
+
+
+@on_workers
+def test_nets_on_workers_stop_early(client: Any) -> None:
+    early = EarlyStopping(patience=0, min_delta=10, monitor="loss")
+    stopped = fit_many(mixed(), X, Y, epochs=4, early_stopping=early, client=client)
     assert [history.status for history in stopped] == [Status.STOPPED_EARLY] * 4
 
 
 @on_workers
-def test_an_error_is_raised_with_its_net_and_ends_the_call(client: Any) -> None:
+def test_an_error_names_its_net(client: Any) -> None:
     def poison(report: Report) -> None:
         if report.net.layer_sizes[1] == 9:
             raise ArithmeticError("poison")
@@ -196,7 +205,8 @@ def test_ctrl_c_keeps_what_is_done(
     def slow(report: Report) -> None:
         time.sleep(0.2 * (report.net.layer_sizes[1] != 16))
 
-    nets, before = mixed(), mixed()
+    nets = mixed()
+    before = mixed()
     adopt = NetState.adopt
 
     def adopting(state: NetState, content: Any) -> None:
@@ -213,9 +223,7 @@ def test_ctrl_c_keeps_what_is_done(
 
 
 @on_workers
-def test_rows_are_sent_once_and_found_again(
-    client: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_are_sent_once(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[int] = []
     scatter = type(client).scatter
 
@@ -271,27 +279,40 @@ def test_what_is_wrong_is_said_before_anything_is_sent(client: Any) -> None:
     assert [net.n_steps for net in nets] == [0] * 4
 
 
+Answer = Callable[[dict[str, Any]], None]
+
+
+@pytest.fixture
+def answer(client: Any, monkeypatch: pytest.MonkeyPatch) -> Answer:
+    """A function that sets the facts that workers answer, by their names."""
+
+    def set_answer(facts: dict[str, Any]) -> None:
+        monkeypatch.setattr(client, "run", lambda *_, **__: facts)
+
+    return set_answer
+
+
 @pytest.mark.slow
-def test_other_versions_and_processors(
-    client: Any, monkeypatch: pytest.MonkeyPatch
+def test_other_processors_and_libraries_are_warned_of(
+    client: Any, answer: Answer
 ) -> None:
-    here = groups.facts()
-    monkeypatch.setattr(
-        groups, "facts", lambda: here | {"processor": "abacus", "numba": "0.1"}
-    )
-    monkeypatch.setattr(client, "run", lambda *_, **__: {"a": here})
-    with pytest.warns(
-        UserWarning, match=r"last bits.*numba .* and .*, processor .*abacus"
-    ):
+    answer({"a": groups.facts() | {"processor": "abacus", "numba": "0.1"}})
+    words = r"last bits.*numba .* and .*, processor .*abacus"
+    with pytest.warns(UserWarning, match=words):
         groups.Cluster(client, "fit_many")
-    monkeypatch.setattr(
-        client, "run", lambda *_, **__: {"a": here | {"fastmlp": "0.0.1"}}
-    )
-    with pytest.raises(
-        RuntimeError, match=r"the workers have fastmlp 0\.0\.1, and here"
-    ):
+
+
+@pytest.mark.slow
+def test_workers_of_another_version_are_refused(client: Any, answer: Answer) -> None:
+    answer({"a": groups.facts() | {"fastmlp": "0.0.1"}})
+    words = r"the workers have fastmlp 0\.0\.1, and here"
+    with pytest.raises(RuntimeError, match=words):
         groups.Cluster(client, "fit_many")
-    monkeypatch.setattr(client, "run", lambda *_, **__: {})
+
+
+@pytest.mark.slow
+def test_a_client_without_workers_is_refused(client: Any, answer: Answer) -> None:
+    answer({})
     with pytest.raises(RuntimeError, match="the client has no workers"):
         groups.Cluster(client, "fit_many")
 
