@@ -16,7 +16,8 @@ from scipy.linalg import solve_banded
 
 from fastmlp import MLP, Adam, OneCycle, Standardizer, fold, jacobian
 
-N_CELLS, N_SEGMENTS = 160, 8
+N_CELLS = 160
+N_SEGMENTS = 8
 
 
 def middle_temperature(logs):
@@ -49,20 +50,22 @@ def samples(n, rng):
     return X, np.array(values)[:, None], np.array(slopes)
 
 
-def error(net, X, y):
+def error(found, true):
     """Return the root of the mean squared error over the standard deviation, in
     percent.
     """
-    return 100 * np.sqrt(np.mean((net.predict(X) - y) ** 2)) / y.std()
+    return 100 * np.sqrt(np.mean((found - true) ** 2)) / true.std()
 
 
 if __name__ == "__main__":
     quick = "--quick" in sys.argv
     rng = np.random.default_rng(0)
     X, y, slopes = samples(50, rng)
-    X_test, y_test, slopes_test = samples(200 if quick else 2000, rng)
+    n_test = 200 if quick else 2000
+    X_test, y_test, slopes_test = samples(n_test, rng)
     steps = 500 if quick else 20_000
-    inputs, targets = Standardizer().fit(X), Standardizer().fit(y)
+    inputs = Standardizer().fit(X)
+    targets = Standardizer().fit(y)
     scaled = inputs.scale_derivatives(slopes, targets)
     for name, derivatives in ("values", None), ("values and derivatives", scaled):
         net = MLP(
@@ -79,9 +82,10 @@ if __name__ == "__main__":
             epochs=steps,
         )
         model = fold(net, inputs, targets)
+        off = error(model.predict(X_test), y_test)
         learned = jacobian(model, X_test)[:, 0]
-        off = np.sqrt(np.mean((learned - slopes_test) ** 2)) / slopes_test.std()
+        slopes_off = error(learned, slopes_test)
         print(
-            f"50 rows, {name}: error {error(model, X_test, y_test):.1f} %"
-            f" of the spread, of derivatives {100 * off:.1f} %"
+            f"50 rows, {name}: error {off:.1f} % of the spread,"
+            f" of derivatives {slopes_off:.1f} %"
         )

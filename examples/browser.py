@@ -32,9 +32,11 @@ void predict(void) { net_predict(x, y); }
 def spirals(n: int) -> tuple[np.ndarray, np.ndarray]:
     """Points of three spirals, and the number of each point's spiral."""
     rng = np.random.default_rng(0)
-    labels, along = np.arange(n) % 3, rng.uniform(0.1, 1, n)
+    labels = np.arange(n) % 3
+    along = rng.uniform(0.1, 1, n)
     angles = 4 * along + labels * 2 * np.pi / 3 + rng.normal(0, 0.15, n)
-    return along[:, None] * np.column_stack([np.cos(angles), np.sin(angles)]), labels
+    directions = np.column_stack([np.cos(angles), np.sin(angles)])
+    return along[:, None] * directions, labels
 
 
 def build(net: MLP, folder: Path) -> Path:
@@ -51,9 +53,12 @@ def build(net: MLP, folder: Path) -> Path:
 
 X, y = spirals(3000)
 net = MLP((2, 32, 32, 3), loss="cross_entropy", activation="tanh", seed=0)
-net.fit(X, y, epochs=2 if "--quick" in sys.argv else 60)
-print(f"accuracy: {(net.predict(X).argmax(axis=1) == y).mean():.3f}")
+quick = "--quick" in sys.argv
+net.fit(X, y, epochs=2 if quick else 60)
+right = net.predict(X).argmax(axis=1) == y
+print(f"accuracy: {right.mean():.3f}")
 if shutil.which("clang") and shutil.which("wasm-ld"):
-    print(f"open {build(net, Path(tempfile.mkdtemp())).as_uri()}")
+    page = build(net, Path(tempfile.mkdtemp()))
+    print(f"open {page.as_uri()}")
 else:
     print("clang for wasm32 is not installed: there is no page")

@@ -18,7 +18,8 @@ import numpy as np
 
 from fastmlp import MLP, Adam, Cosine, jacobian
 
-N_ATOMS, BATCH = 6, 32
+N_ATOMS = 6
+BATCH = 32
 FIRST, SECOND = np.array(list(combinations(range(N_ATOMS), 2))).T
 
 
@@ -76,24 +77,22 @@ def torch_steps(net, batches, weight):
     import torch
 
     torch.set_num_threads(1)
-    layers = [
-        torch.tensor(array, requires_grad=True)
-        for pair in zip(net.weights, net.biases, strict=True)
-        for array in pair
-    ]
-    optimizer = torch.optim.Adam(layers, lr=1e-3)
+    weights = [torch.tensor(array, requires_grad=True) for array in net.weights]
+    biases = [torch.tensor(array, requires_grad=True) for array in net.biases]
+    optimizer = torch.optim.Adam(weights + biases, lr=1e-3)
     pairs = torch.tensor(np.stack([FIRST, SECOND]))
     start = time.perf_counter()
     for inputs, slopes, energy, forces in batches:
         x = torch.tensor(inputs, dtype=torch.float32, requires_grad=True)
         a = x
-        for w, b in zip(layers[:-2:2], layers[1:-2:2], strict=True):
+        for w, b in zip(weights[:-1], biases[:-1], strict=True):
             a = torch.nn.functional.silu(a @ w + b)
-        predicted = (a @ layers[-2] + layers[-1])[:, 0]
+        predicted = (a @ weights[-1] + biases[-1])[:, 0]
         (by_x,) = torch.autograd.grad(predicted.sum(), x, create_graph=True)
         by_pair = by_x[..., None] * torch.tensor(slopes, dtype=torch.float32)
         found = torch.zeros(forces.shape)
-        found = found.index_add(1, pairs[0], -by_pair).index_add(1, pairs[1], by_pair)
+        found = found.index_add(1, pairs[0], -by_pair)
+        found = found.index_add(1, pairs[1], by_pair)
         loss = (predicted - torch.tensor(energy, dtype=torch.float32)).pow(2).mean()
         loss = loss + weight * (found - torch.tensor(forces)).pow(2).mean()
         optimizer.zero_grad()
@@ -105,23 +104,24 @@ def torch_steps(net, batches, weight):
 if __name__ == "__main__":
     quick = "--quick" in sys.argv
     rng = np.random.default_rng(0)
-    n_rows, n_steps = 200, 500 if quick else 20_000
-    places, test = clusters(n_rows, rng), clusters(1000, rng)
+    n_rows = 200
+    n_steps = 500 if quick else 20_000
+    places = clusters(n_rows, rng)
+    test = clusters(1000, rng)
     inputs, slopes = descriptors(places)
     energy, forces = energies(places)
     # The net sees columns of mean 0 and spread 1; its unit of energy is their spread.
     middle, spread = inputs.mean(axis=0), inputs.std(axis=0)
     center, scale = energy.mean(), energy.std()
-    inputs, slopes = (inputs - middle) / spread, slopes / spread[:, None]
+    inputs = (inputs - middle) / spread
+    slopes = slopes / spread[:, None]
     data = inputs, slopes, (energy - center) / scale, forces / scale
     test_inputs, test_slopes = descriptors(test)
     test_inputs = (test_inputs - middle) / spread
     test_slopes = test_slopes / spread[:, None]
+    chosen = rng.integers(0, n_rows, (n_steps, BATCH))
+    batches = [[array[rows] for array in data] for rows in chosen]
     test_energy, test_forces = energies(test)
-    batches = [
-        [array[rows] for array in data]
-        for rows in (rng.integers(0, n_rows, BATCH) for _ in range(n_steps))
-    ]
     for name, weight in ("energies", 0.0), ("energies and forces", 1.0):
         net = MLP(
             (len(FIRST), 64, 64, 1),

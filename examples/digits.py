@@ -14,11 +14,12 @@ X_train, X_test, y_train, y_test = train_test_split(
     X / 16, y, test_size=0.2, stratify=y, random_state=0
 )
 
+quick = "--quick" in sys.argv
 net = MLP((64, 100, 10), loss="cross_entropy", optimizer=Adam(0.003), l2=1e-4, seed=0)
 history = net.fit(
     X_train,
     y_train,
-    epochs=5 if "--quick" in sys.argv else 200,
+    epochs=5 if quick else 200,
     batch_size=64,
     validation_split=0.1,
     metrics="accuracy",
@@ -27,7 +28,8 @@ history = net.fit(
 )
 
 best = history.best_epoch
-accuracy = (net.predict(X_test).argmax(axis=1) == y_test).mean()
+validation_accuracy = history.metrics["accuracy"][best]
+right = net.predict(X_test).argmax(axis=1) == y_test
 print(f"{len(history.loss)} epochs, {history.status.value}; best after {best + 1}")
-print(f"validation accuracy {100 * history.metrics['accuracy'][best]:.1f} %")
-print(f"held-out accuracy {100 * accuracy:.1f} %")
+print(f"validation accuracy {100 * validation_accuracy:.1f} %")
+print(f"held-out accuracy {100 * right.mean():.1f} %")

@@ -15,7 +15,8 @@ import numpy as np
 
 from fastmlp import MLP, Adam, jacobian
 
-N_FEATURES, BATCH = 8, 128
+N_FEATURES = 8
+BATCH = 128
 
 
 def step(critic, real, fake, penalty, rng):
@@ -30,7 +31,8 @@ def step(critic, real, fake, penalty, rng):
     if penalty > 0:
         slope = jacobian(critic, between, raw=True)[:, 0]
         norm = np.linalg.norm(slope, axis=1, keepdims=True)
-        by_slope[2 * BATCH :] = 2 * penalty / BATCH * (norm - 1) * slope / norm
+        by_norm = 2 * penalty / BATCH * (norm - 1)
+        by_slope[2 * BATCH :] = by_norm * slope / norm
     critic.train_on_gradient(X, by_output, jacobian_gradient=by_slope)
 
 
@@ -39,7 +41,8 @@ def distance(critic, real, fake):
 
 
 if __name__ == "__main__":
-    n_steps = 300 if "--quick" in sys.argv else 5000
+    quick = "--quick" in sys.argv
+    n_steps = 300 if quick else 5000
     for moved in 0.5, 2.0, 8.0:
         shift = np.full(N_FEATURES, moved / np.sqrt(N_FEATURES))
         for penalty in 100.0, 0.0:

@@ -22,7 +22,8 @@ def objective(parameters):
 
 
 before, _ = net.loss_and_gradient(X, y)
-max_steps = 50 if "--quick" in sys.argv else 1000
+quick = "--quick" in sys.argv
+max_steps = 50 if quick else 1000
 result = minimize(
     objective,
     net.parameters.copy(),
@@ -32,8 +33,6 @@ result = minimize(
 )
 net.parameters[:] = result.x
 
-print(
-    f"{result.nit} iterations, {result.nfev} gradients of {net.parameters.size} "
-    f"parameters"
-)
+n_parameters = net.parameters.size
+print(f"{result.nit} iterations, {result.nfev} gradients of {n_parameters} parameters")
 print(f"mean squared error {before:.4f} -> {result.fun:.2e}")

@@ -10,12 +10,14 @@ from sklearn.datasets import load_digits
 
 from fastmlp import MLP, Adam, fit_many
 
-epochs = 3 if "--quick" in sys.argv else 60
-rates, penalties, n_folds = (0.001, 0.003, 0.01), (0.0, 0.1, 1.0), 5
+quick = "--quick" in sys.argv
+epochs = 3 if quick else 60
+rates = (0.001, 0.003, 0.01)
+penalties = (0.0, 0.1, 1.0)
+n_folds = 5
 X, y = load_digits(return_X_y=True)
 X = (X / 16).astype(np.float32)
 fold = np.random.default_rng(0).integers(n_folds, size=len(X))
-
 
 trials = list(product(rates, penalties, range(n_folds)))
 nets = [
@@ -32,9 +34,14 @@ histories = fit_many(
     early_stopping=5,
 )
 
-print(f"{len(nets)} nets\n   rate   l2   loss of the fold, mean and spread   epochs")
-for rate, l2 in product(rates, penalties):
-    its = [h for h, t in zip(histories, trials, strict=True) if t[:2] == (rate, l2)]
-    best = [history.validation_loss[history.best_epoch] for history in its]
-    n_epochs = np.mean([len(history.loss) for history in its])
-    print(f"{rate:7} {l2:4} {np.mean(best):12.3f} {np.std(best):6.3f} {n_epochs:22.1f}")
+print(f"{len(nets)} nets")
+print("   rate   l2   loss of the fold, mean and spread   epochs")
+# Trials of one pair are next to each other, a fold each.
+for start in range(0, len(trials), n_folds):
+    rate, l2, _ = trials[start]
+    folds = histories[start : start + n_folds]
+    losses = [history.validation_loss[history.best_epoch] for history in folds]
+    mean = np.mean(losses)
+    spread = np.std(losses)
+    n_epochs = np.mean([len(history.loss) for history in folds])
+    print(f"{rate:7} {l2:4} {mean:12.3f} {spread:6.3f} {n_epochs:22.1f}")

@@ -34,6 +34,5 @@ with mlflow.start_run() as run:
     mlflow.log_artifact(str(folder / "net.safetensors"))
 
 print(history)
-print(
-    f"MLflow has {len(mlflow.MlflowClient().get_metric_history(run.info.run_id, 'loss'))} losses"
-)
+losses = mlflow.MlflowClient().get_metric_history(run.info.run_id, "loss")
+print(f"MLflow has {len(losses)} losses")

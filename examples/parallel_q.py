@@ -17,7 +17,10 @@ import numpy as np
 
 from fastmlp import MLP, Adam
 
-N_POLES, ROLLOUT, DISCOUNT, Q_LAMBDA = 4, 128, 0.99, 0.65
+N_POLES = 4
+ROLLOUT = 128
+DISCOUNT = 0.99
+Q_LAMBDA = 0.65
 MOST_STEPS = 500
 
 
@@ -37,13 +40,17 @@ class Poles:
     def step(self, actions):
         """Push each cart; return which poles ended, and the ages of all."""
         _, speed, angle, spin = self.states.T
-        sin, cos = np.sin(angle), np.cos(angle)
-        force = (np.where(actions, 10, -10) + 0.05 * spin**2 * sin) / 1.1
+        sin = np.sin(angle)
+        cos = np.cos(angle)
+        pushes = np.where(actions, 10, -10)
+        force = (pushes + 0.05 * spin**2 * sin) / 1.1
         spin_up = (9.8 * sin - cos * force) / (0.5 * (4 / 3 - 0.1 * cos**2 / 1.1))
         speed_up = force - 0.05 * spin_up * cos / 1.1
         self.states += 0.02 * np.stack([speed, speed_up, spin, spin_up], axis=1)
         self.ages += 1
-        falls = (abs(self.states[:, 0]) > 2.4) | (abs(self.states[:, 2]) > np.pi / 15)
+        leaves = abs(self.states[:, 0]) > 2.4
+        tilts = abs(self.states[:, 2]) > np.pi / 15
+        falls = leaves | tilts
         ends = falls | (self.ages >= MOST_STEPS)
         ages = self.ages.copy()
         self.states[ends] = self.rng.uniform(-0.05, 0.05, (ends.sum(), 4))
@@ -90,7 +97,8 @@ def learn(norm, n_steps, seed):
     states = np.empty((ROLLOUT, N_POLES, 4), np.float32)
     actions = np.empty((ROLLOUT, N_POLES), int)
     ends = np.empty((ROLLOUT, N_POLES), bool)
-    values, rewards = np.empty((ROLLOUT, N_POLES)), np.ones((ROLLOUT, N_POLES))
+    values = np.empty((ROLLOUT, N_POLES))
+    rewards = np.ones((ROLLOUT, N_POLES))
     episodes = []
     for i in range(n_rollouts):
         for t in range(ROLLOUT):
@@ -100,12 +108,14 @@ def learn(norm, n_steps, seed):
             q = net.predict(states[t])
             values[t] = q.max(axis=1)
             random = rng.random(N_POLES) < explored
-            actions[t] = np.where(random, rng.integers(0, 2, N_POLES), q.argmax(axis=1))
+            drawn = rng.integers(0, 2, N_POLES)
+            actions[t] = np.where(random, drawn, q.argmax(axis=1))
             ends[t], ages = poles.step(actions[t])
             episodes.extend((step, age) for age in ages[ends[t]])
         last = net.predict(poles.states.astype(np.float32)).max(axis=1)
         targets = targets_of(rewards, ends, values, last).ravel()
-        rows, chosen = states.reshape(-1, 4), actions.ravel()
+        rows = states.reshape(-1, 4)
+        chosen = actions.ravel()
         for _ in range(4):
             for batch in rng.permutation(len(rows)).reshape(4, -1):
                 q = net.predict(rows[batch])
@@ -116,6 +126,12 @@ def learn(norm, n_steps, seed):
     return np.array(episodes)
 
 
+def mean_returns(episodes, n_steps):
+    """Return the mean of the episodes that ended in each third of the steps."""
+    third = episodes[:, 0] * 3 // n_steps
+    return [episodes[third == k, 1].mean() for k in range(3)]
+
+
 if __name__ == "__main__":
     quick = "--quick" in sys.argv
     n_steps = 20_000 if quick else 500_000
@@ -123,12 +139,7 @@ if __name__ == "__main__":
         start = time.perf_counter()
         runs = [learn(norm, n_steps, seed) for seed in range(1 if quick else 3)]
         seconds = (time.perf_counter() - start) / len(runs)
-        thirds = [
-            np.mean(
-                [run[(run[:, 0] * 3) // n_steps == third, 1].mean() for run in runs]
-            )
-            for third in range(3)
-        ]
+        thirds = np.mean([mean_returns(run, n_steps) for run in runs], axis=0)
         last = [run[-100:, 1].mean() for run in runs]
         curve = ", ".join(f"{mean:.0f}" for mean in thirds)
         print(

@@ -6,14 +6,16 @@ import numpy as np
 
 from fastmlp import MLP, Adam
 
-n_chunks = 20 if "--quick" in sys.argv else 400
+quick = "--quick" in sys.argv
+n_chunks = 20 if quick else 400
 rng = np.random.default_rng(0)
 
 
 def readings(n_rows):
     X = rng.normal(size=(n_rows, 6))
-    y = X[:, 0] * X[:, 1] + np.abs(X[:, 2]) - 0.5 * X[:, 3]
-    return X, y + rng.normal(0, 0.1, n_rows)
+    truth = X[:, 0] * X[:, 1] + np.abs(X[:, 2]) - 0.5 * X[:, 3]
+    noise = rng.normal(0, 0.1, n_rows)
+    return X, truth + noise
 
 
 def stream():
@@ -25,7 +27,7 @@ net = MLP((6, 64, 32, 1), activation="gelu", optimizer=Adam(0.003), seed=0)
 for number, (X, y) in enumerate(stream(), start=1):
     error = np.mean((net.predict(X).ravel() - y) ** 2)
     net.fit(X, y, epochs=1, batch_size=64)
-    if number in (1, n_chunks) or number % (n_chunks // 5) == 0:
+    if number == 1 or number % (n_chunks // 5) == 0:
         print(f"chunk {number:4d}  error before learning from it {error:.4f}")
 
 print(

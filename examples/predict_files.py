@@ -12,16 +12,19 @@ import pyarrow.parquet as pq
 
 from fastmlp import MLP, Adam, predict_arrow, predict_parquet
 
-n_days, n_rows = (4, 2_000) if "--quick" in sys.argv else (20, 50_000)
+quick = "--quick" in sys.argv
+n_days = 4 if quick else 20
+n_rows = 2_000 if quick else 50_000
 rng = np.random.default_rng(0)
 
 
 def day():
-    hour, load = rng.uniform(0, 24, n_rows), rng.normal(size=n_rows)
-    hot = (
-        np.sin(hour / 24 * 2 * np.pi) + load * (hour > 12) + rng.normal(0, 0.2, n_rows)
-        > 0.5
-    )
+    hour = rng.uniform(0, 24, n_rows)
+    load = rng.normal(size=n_rows)
+    by_hour = np.sin(hour / 24 * 2 * np.pi)
+    by_load = load * (hour > 12)
+    noise = rng.normal(0, 0.2, n_rows)
+    hot = by_hour + by_load + noise > 0.5
     return {"hour": hour.round(2), "load": load, "hot": hot.astype(np.int8)}
 
 
@@ -33,27 +36,24 @@ with tempfile.TemporaryDirectory() as name:
 
     net = MLP((2, 32, 1), loss="binary_cross_entropy", optimizer=Adam(0.01), seed=0)
     net.fit(files[:-1], target="hot", epochs=3, batch_size=250, buffer_rows=20_000)
-    print(
-        f"{net.n_steps} steps over {n_days - 1} files, by the columns "
-        f"{net.feature_names}"
-    )
+    names = net.feature_names
+    print(f"{net.n_steps} steps over {n_days - 1} files, by the columns {names}")
 
     # The file of predictions appears when it is whole.
-    written = predict_parquet(
-        net, files[-1], folder / "predictions.parquet", keep="hot"
-    )
-    found = pq.read_table(folder / "predictions.parquet")
+    predictions = folder / "predictions.parquet"
+    written = predict_parquet(net, files[-1], predictions, keep="hot")
+    found = pq.read_table(predictions)
     right = np.mean(np.asarray(found["hot"]) == np.asarray(found["prediction"]))
     print(f"{written} rows to a file, with {', '.join(found.column_names)}")
     print(f"{100 * right:.1f} % of the last day are right")
 
     # The same as a stream, of which polars, DuckDB and pandas pull batches.
-    sums, n = np.zeros(24), np.zeros(24)
+    sums = np.zeros(24)
+    n = np.zeros(24)
     for batch in predict_arrow(net, files, keep="hour", batch_rows=10_000):
         hour = np.asarray(batch.column("hour")).astype(int) % 24
-        sums += np.bincount(
-            hour, np.asarray(batch.column("probability_1")), minlength=24
-        )
+        probability = np.asarray(batch.column("probability_1"))
+        sums += np.bincount(hour, probability, minlength=24)
         n += np.bincount(hour, minlength=24)
     print("hour  mean probability of hot")
     for hour in range(0, 24, 6):

@@ -8,7 +8,9 @@ import numpy as np
 
 from fastmlp import MLP, Adam, Cosine
 
-n_nets, epochs = (3, 50) if "--quick" in sys.argv else (20, 300)
+quick = "--quick" in sys.argv
+n_nets = 3 if quick else 20
+epochs = 50 if quick else 300
 rng = np.random.default_rng(0)
 
 
@@ -23,16 +25,22 @@ grid = np.linspace(-3, 3, 13)[:, None]
 
 def curve(seed):
     net = MLP(
-        (1, 32, 32, 1), activation="tanh", optimizer=Adam(Cosine(0.01)), seed=seed
+        (1, 32, 32, 1),
+        activation="tanh",
+        optimizer=Adam(Cosine(0.01)),
+        seed=seed,
     )
     net.fit(X, y, epochs=epochs, batch_size=50)
     return net.predict(grid).ravel()
 
 
 curves = np.array([curve(seed) for seed in range(n_nets)])
-mean, spread = curves.mean(axis=0), curves.std(axis=0, ddof=1)
+mean = curves.mean(axis=0)
+spread = curves.std(axis=0, ddof=1)
 
 print(f"{n_nets} nets, trained on x from -2 to 2")
 print("    x    truth     mean   spread")
-for x, f, m, s in zip(grid.ravel(), truth(grid).ravel(), mean, spread, strict=True):
-    print(f"{x:5.1f} {f:8.2f} {m:8.2f} {s:8.2f}  {'#' * round(20 * min(s, 2))}")
+columns = zip(grid.ravel(), truth(grid).ravel(), mean, spread, strict=True)
+for x, f, m, s in columns:
+    bar = "#" * round(20 * min(s, 2))
+    print(f"{x:5.1f} {f:8.2f} {m:8.2f} {s:8.2f}  {bar}")

@@ -14,7 +14,8 @@ models = {
     "line": preprocessing.StandardScaler()
     | linear_model.LinearRegression(intercept_lr=0.1),
 }
-rows = 100 if "--quick" in sys.argv else None
+quick = "--quick" in sys.argv
+rows = 100 if quick else None
 for name, model in models.items():
     error = metrics.MAE()
     for x, y in islice(datasets.TrumpApproval(), rows):

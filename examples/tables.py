@@ -9,8 +9,10 @@ import pandas as pd
 
 from fastmlp import TabularMLPRegressor
 
-n, preset = (300, "fast") if "--quick" in sys.argv else (3000, "balanced")
-max_iter = 5 if "--quick" in sys.argv else None
+quick = "--quick" in sys.argv
+n = 300 if quick else 3000
+preset = "fast" if quick else "balanced"
+max_iter = 5 if quick else None
 rng = np.random.default_rng(0)
 rooms = pd.DataFrame(
     {
@@ -21,9 +23,8 @@ rooms = pd.DataFrame(
     }
 )
 level = rooms["town"].map({"Bern": 20, "Chur": 15, "Genf": 27, "Zug": 33})
-rent = (
-    level * rooms["area"] ** 0.9 + 90 * rooms["lift"] + rng.normal(0, 60, n)
-).to_numpy()
+price = level * rooms["area"] ** 0.9 + 90 * rooms["lift"]
+rent = (price + rng.normal(0, 60, n)).to_numpy()
 rooms.loc[rng.random(n) < 0.1, "built"] = None
 train = np.arange(n) < 0.8 * n
 
@@ -31,11 +32,9 @@ model = TabularMLPRegressor(preset=preset, max_iter=max_iter, cv=3, random_state
 model.fit(rooms[train], rent[train])
 low, high = model.predict_interval(rooms[~train], coverage=0.9).T
 inside = np.mean((low <= rent[~train]) & (rent[~train] <= high))
+score = model.score(rooms[~train], rent[~train])
 
 print(model.summary())
-print(
-    f"R2 {model.score(rooms[~train], rent[~train]):.3f}, {inside:.0%} in intervals of "
-    f"90 %"
-)
+print(f"R2 {score:.3f}, {inside:.0%} in intervals of 90 %")
 for name, worse in zip(rooms.columns, model.feature_importances_, strict=True):
     print(f"{name:6} {worse:8.1f}")

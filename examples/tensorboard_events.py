@@ -37,7 +37,5 @@ history = net.fit(
 )
 writer.close()
 print(history)
-print(
-    f"{sum(path.stat().st_size for path in folder.iterdir())} bytes of events in "
-    f"{folder.name}"
-)
+n_bytes = sum(path.stat().st_size for path in folder.iterdir())
+print(f"{n_bytes} bytes of events in {folder.name}")

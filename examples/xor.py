@@ -17,7 +17,8 @@ net = MLP(
     optimizer=SGD(2.0),
     seed=1,
 )
-epochs = 500 if "--quick" in sys.argv else 20_000
+quick = "--quick" in sys.argv
+epochs = 500 if quick else 20_000
 history = net.fit(X, y, epochs=epochs, batch_size=4)
 
 for (a, b), output in zip(X, net.predict(X).ravel(), strict=True):

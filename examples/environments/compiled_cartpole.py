@@ -12,8 +12,10 @@ def move(state, action):
     0.02 s with a push to the left or right; return if it falls.
     """
     _, speed, angle, spin = state
-    sin, cos = np.sin(angle), np.cos(angle)
-    force = ((10 if action else -10) + 0.05 * spin**2 * sin) / 1.1
+    sin = np.sin(angle)
+    cos = np.cos(angle)
+    push = 10 if action else -10
+    force = (push + 0.05 * spin**2 * sin) / 1.1
     spin_up = (9.8 * sin - cos * force) / (0.5 * (4 / 3 - 0.1 * cos**2 / 1.1))
     speed_up = force - 0.05 * spin_up * cos / 1.1
     state += 0.02 * np.array([speed, speed_up, spin, spin_up])
@@ -23,10 +25,14 @@ def move(state, action):
 @njit(cache=True)
 def advantages_of(rewards, goes_on, values, discount):
     """Return what each action brought beside the critic's values."""
-    advantages, advantage = np.empty(len(rewards)), 0.0
+    advantages = np.empty(len(rewards))
+    advantage = 0.0
     for t in range(len(rewards) - 1, -1, -1):
-        error = rewards[t] + discount * goes_on[t] * values[t + 1, 0] - values[t, 0]
-        advantages[t] = advantage = error + 0.95 * discount * goes_on[t] * advantage
+        ahead = discount * goes_on[t] * values[t + 1, 0]
+        error = rewards[t] + ahead - values[t, 0]
+        kept = 0.95 * discount * goes_on[t]
+        advantage = error + kept * advantage
+        advantages[t] = advantage
     return advantages
 
 
@@ -35,7 +41,13 @@ def clip(slopes, actions, before, gains):
     """Change probabilities in place to the slopes of PPO's objective."""
     gains = (gains - gains.mean()) / (gains.std() + 1e-8)
     for j in range(len(slopes)):
-        ratio, gain = slopes[j, actions[j]] / before[j, actions[j]], gains[j]
-        slopes[j, actions[j]] -= 1  # the slopes of -log(probability)
-        unclipped = ratio * gain <= min(max(ratio, 0.8), 1.2) * gain
-        slopes[j] *= ratio * gain / len(slopes) if unclipped else 0.0
+        chosen = actions[j]
+        gain = gains[j]
+        ratio = slopes[j, chosen] / before[j, chosen]
+        # Less 1 where chosen: the slopes of -log(probability).
+        slopes[j, chosen] -= 1
+        clipped = min(max(ratio, 0.8), 1.2)
+        if ratio * gain <= clipped * gain:
+            slopes[j] *= ratio * gain / len(slopes)
+        else:
+            slopes[j] = 0.0

@@ -7,7 +7,8 @@ class Pendulum:
     """A rod of 1 kg and 1 m under 10 m/s2, turned by 2 N m at most, every 0.05 s."""
 
     def __init__(self, rng):
-        self.angle, self.spin = rng.uniform(-np.pi, np.pi), rng.uniform(-1, 1)
+        self.angle = rng.uniform(-np.pi, np.pi)
+        self.spin = rng.uniform(-1, 1)
 
     def state(self):
         return np.array([np.cos(self.angle), np.sin(self.angle), self.spin])
