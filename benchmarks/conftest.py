@@ -25,11 +25,16 @@ from benchmarks.workloads import Workload
 collect_ignore_glob = ["peers/*_*.py"]
 # What `--quick` measures, and in which order; no group begins later, of five minutes.
 QUICK = (
-    *("test_train[16-64-64-2@64-", "test_first_fit[again-"),
-    *("test_predict[16-64-64-2@64-1-rows-", "test_fit_estimator[digits-defaults-"),
-    *("test_train[784-128-10@128-", "test_predict[16-64-64-2@64-1000-rows-"),
-    *("test_predict_estimator[1-rows-float64", "test_step[2-4-1@4-"),
-    *("test_train[128-1024-1024-10@512-f64-", "test_predict[784-512-512-10@128-16-"),
+    "test_train[16-64-64-2@64-",
+    "test_first_fit[again-",
+    "test_predict[16-64-64-2@64-1-rows-",
+    "test_fit_estimator[digits-defaults-",
+    "test_train[784-128-10@128-",
+    "test_predict[16-64-64-2@64-1000-rows-",
+    "test_predict_estimator[1-rows-float64",
+    "test_step[2-4-1@4-",
+    "test_train[128-1024-1024-10@512-f64-",
+    "test_predict[784-512-512-10@128-16-",
 )
 QUICK_SECONDS = 240.0
 QUICK_TURNS = 5
@@ -80,56 +85,69 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     marker = metafunc.definition.get_closest_marker("libraries")
     if marker is None:
         return
-    names = [*marker.args]
-    if metafunc.config.getoption("checkout", None):
-        ours = [name for name in names if name.partition("-")[0] == "fastmlp"]
-        names = [n for name in ours for n in (name.replace("fastmlp", BEFORE), name)]
+    if not metafunc.config.getoption("checkout", None):
+        metafunc.parametrize("library", [*marker.args])
+        return
+    names = []
+    for name in marker.args:
+        if name.partition("-")[0] == "fastmlp":
+            names += [name.replace("fastmlp", BEFORE), name]
     metafunc.parametrize("library", names)
 
 
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> None:
-    marks = (
-        pytest.mark.benchmark(timer=seconds_of_turns),
-        pytest.mark.filterwarnings("ignore"),
-        pytest.mark.timeout(TIMEOUT),
-    )
-    for item in (item for item in items if item.get_closest_marker("libraries")):
-        for mark in marks if "race" in getattr(item, "fixturenames", ()) else marks[1:]:
-            item.add_marker(mark)
+    for item in items:
+        if not item.get_closest_marker("libraries"):
+            continue
+        if "race" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.benchmark(timer=seconds_of_turns))
+        item.add_marker(pytest.mark.filterwarnings("ignore"))
+        item.add_marker(pytest.mark.timeout(TIMEOUT))
     if config.getoption("quick", False):
-        ranked = [(rank, item) for item in items if (rank := _rank(item)) is not None]
-        left_out = [item for item in items if _rank(item) is None]
+        chosen = [item for item in items if _rank(item) < len(QUICK)]
+        left_out = [item for item in items if _rank(item) == len(QUICK)]
         config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for _, item in sorted(ranked, key=lambda pair: pair[0])]
+        items[:] = sorted(chosen, key=_rank)
 
 
-def _rank(item: pytest.Item) -> int | None:
-    """The place of a benchmark among those of `--quick`."""
-    places = (i for i, name in enumerate(QUICK) if item.name.startswith(name))
-    return next(places, None)
+def _rank(item: pytest.Item) -> int:
+    """The place of a benchmark among those of `--quick`, which others come after."""
+    for place, name in enumerate(QUICK):
+        if item.name.startswith(name):
+            return place
+    return len(QUICK)
 
 
 @pytest.fixture(scope="session")
 def contestants(pytestconfig: pytest.Config) -> Iterator[Race]:
     """The race of all groups, which begins now."""
-    option = pytestconfig.getoption
-    quick, folder = option("quick"), option("checkout")
+    race = Race(_settings(pytestconfig.getoption))
+    yield race
+    race.close()
+
+
+def _settings(option: Callable[[str], Any]) -> Settings:
+    """The settings that the options of pytest ask for."""
+    if option("benchmark_disable"):
+        return Settings()
     settings = Settings(
         threads=option("threads"),
-        turns=min(option("turns"), QUICK_TURNS) if quick else option("turns"),
+        turns=option("turns"),
         cpu_time=option("cpu_time"),
         quick=False,
         shim=option("mkl_shim"),
-        checkout=folder.resolve() if folder else None,
     )
-    if quick:
-        until = time.perf_counter() + QUICK_SECONDS
-        settings = settings._replace(until=until, trial_seconds=TRIAL_SECONDS)
-    race = Race(Settings() if option("benchmark_disable") else settings)
-    yield race
-    race.close()
+    if option("checkout"):
+        settings = settings._replace(checkout=option("checkout").resolve())
+    if option("quick"):
+        settings = settings._replace(
+            turns=min(settings.turns, QUICK_TURNS),
+            until=time.perf_counter() + QUICK_SECONDS,
+            trial_seconds=TRIAL_SECONDS,
+        )
+    return settings
 
 
 def group_of(item: Any) -> tuple[Any, ...]:
@@ -163,28 +181,34 @@ def race(
             pytest.skip(f"{title(library)}: {why}")
         group = group_of(item)
         if group not in contestants.groups:
-            chosen = [
-                other.callspec.params["library"]
-                for other in items
-                if other.get_closest_marker("libraries") and group_of(other) == group
-            ]
-            present = [name for name in chosen if not missing(name)]
-            module = work.__module__
-            contestants.groups[group] = contestants.run(
-                present, f"{module}.{work.__qualname__}", seconds, asked
-            )
+            present = _selected(items, group)
+            name = f"{work.__module__}.{work.__qualname__}"
+            contestants.groups[group] = contestants.run(present, name, seconds, asked)
         record = contestants.groups[group][library]
         if reason := record.get("unsupported"):
             pytest.skip(f"{title(library)}: {reason}")
         assert "error" not in record, f"{title(library)}: {record['error']}"
         threads = contestants.settings.threads
         verb = item.originalname.removeprefix("test_").replace("_", " ")
-        benchmark.group = f"{verb} {group[2]}".strip() + f", {counted(threads)}"
-        benchmark.extra_info |= {"verb": verb, "work": group[2], "library": library}
+        parameters = group[2]
+        work_name = f"{verb} {parameters}".strip()
+        benchmark.group = f"{work_name}, {counted(threads)}"
+        benchmark.extra_info |= {"verb": verb, "work": parameters, "library": library}
         benchmark.extra_info |= facts(record, threads, flops, rows)
         replay(benchmark, record["seconds"])
 
     return run
+
+
+def _selected(items: list[Any], group: tuple[Any, ...]) -> list[str]:
+    """The libraries of a group whose tests were selected, and that are installed."""
+    names = []
+    for item in items:
+        if item.get_closest_marker("libraries") and group_of(item) == group:
+            name = item.callspec.params["library"]
+            if not missing(name):
+                names.append(name)
+    return names
 
 
 def facts(record: Record, threads: int, flops: float, rows: int) -> Record:
@@ -193,8 +217,11 @@ def facts(record: Record, threads: int, flops: float, rows: int) -> Record:
     seconds = turns[len(turns) // 2]
     known = {key: value for key, value in record.items() if key != "seconds"}
     known |= {"threads": threads, **machine.stamp()}
-    known |= {"gflops": 1e-9 * flops / seconds} if flops else {}
-    return known | ({"rows_per_second": rows / seconds} if rows else {})
+    if flops:
+        known["gflops"] = 1e-9 * flops / seconds
+    if rows:
+        known["rows_per_second"] = rows / seconds
+    return known
 
 
 def replay(benchmark: Any, turns: list[float]) -> None:
@@ -217,20 +244,16 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     and what else the machine did.
     """
     session = getattr(config, "_benchmarksession", None)
-    if session:
-        timed = [bench.as_dict() for bench in session.benchmarks]
-    else:
-        timed = []
-    if not timed:
+    if not session or not session.benchmarks:
         return
+    timed = [bench.as_dict() for bench in session.benchmarks]
     terminalreporter.section("the time of others over fastmlp's, by rounds")
     for line in pages.summary(timed):
         terminalreporter.write_line(line)
     if _load > BUSY * machine.cores():
         terminalreporter.write_line(
             f"The machine did other work too, of a load of {_load:.1f} as the run "
-            f"began: times "
-            "are too long, and ratios uncertain."
+            "began: times are too long, and ratios uncertain."
         )
 
 

@@ -13,8 +13,20 @@ from pathlib import Path
 from benchmarks.scores import Record
 
 LIBRARIES = (
-    *("numba", "llvmlite", "numpy", "scikit-learn", "torch", "jax", "optax", "keras"),
-    *("tensorflow-cpu", "river", "lightgbm", "onnxruntime", "pyarrow", "mpi4py"),
+    "numba",
+    "llvmlite",
+    "numpy",
+    "scikit-learn",
+    "torch",
+    "jax",
+    "optax",
+    "keras",
+    "tensorflow-cpu",
+    "river",
+    "lightgbm",
+    "onnxruntime",
+    "pyarrow",
+    "mpi4py",
 )
 
 
@@ -40,13 +52,18 @@ def measured(results: Record, *facts: str, versions: Record | None = None) -> st
     """
     machine = results["machine"]
     if versions is None:
-        names = results.get("versions", machine["versions"])
-    else:
-        names = versions
-    listed = ", ".join(f"{name} {number}" for name, number in names.items())
-    where = f"{machine['cores']} cores of {machine['cpu']}"
-    where += f", Python {machine['python']}, fastmlp {machine['fastmlp']}"
-    return f"Measured on {machine['date']}: {', '.join([*facts, where])}{listed and '; '}{listed}."
+        versions = results.get("versions", machine["versions"])
+    said = [
+        *facts,
+        f"{machine['cores']} cores of {machine['cpu']}",
+        f"Python {machine['python']}",
+        f"fastmlp {machine['fastmlp']}",
+    ]
+    sentence = f"Measured on {machine['date']}: {', '.join(said)}"
+    if versions:
+        listed = ", ".join(f"{name} {number}" for name, number in versions.items())
+        sentence += f"; {listed}"
+    return f"{sentence}."
 
 
 @cache
@@ -88,7 +105,8 @@ def commit_of(folder: Path) -> str | None:
 
 
 def versions(names: Iterable[str]) -> dict[str, str]:
-    return {name: number for name in names if (number := installed(name))}
+    numbers = {name: installed(name) for name in names}
+    return {name: number for name, number in numbers.items() if number}
 
 
 def installed(name: str) -> str | None:
@@ -110,16 +128,20 @@ def cpu_model() -> str:
     info = Path("/proc/cpuinfo")
     if not info.exists():
         return platform.processor()
-    pairs = [
-        line.split(":", 1) for line in info.read_text().splitlines() if ":" in line
-    ]
-    facts = {key.strip(): value.strip() for key, value in reversed(pairs)}
+    facts: dict[str, str] = {}
+    for line in info.read_text().splitlines():
+        key, colon, value = line.partition(":")
+        if colon:
+            # The first processor's are kept.
+            facts.setdefault(key.strip(), value.strip())
     if "avx512f" in facts.get("flags", ""):
         vectors = "AVX-512"
     else:
         vectors = "AVX2"
     name = facts.get("model name", platform.processor())
-    return f"{name}, family {facts.get('cpu family')} model {facts.get('model')}, {vectors}"
+    family = facts.get("cpu family")
+    model = facts.get("model")
+    return f"{name}, family {family} model {model}, {vectors}"
 
 
 def memory(field: str = "VmHWM", *, reset: bool = False) -> int:
@@ -130,19 +152,22 @@ def memory(field: str = "VmHWM", *, reset: bool = False) -> int:
     clear = Path("/proc/self/clear_refs")
     if reset and clear.exists():
         clear.write_text("5")
-    size = re.search(
-        rf"{field}:\s+(\d+) kB", status.read_text() if status.exists() else ""
-    )
-    return 1024 * int(size[1]) if size else 0
+    if not status.exists():
+        return 0
+    size = re.search(rf"{field}:\s+(\d+) kB", status.read_text())
+    if size is None:
+        return 0
+    return 1024 * int(size[1])
 
 
 def caches() -> str:
     """The sizes of the first core's data caches."""
-    folders = sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"))
-    facts = [
-        [first_line(str(f / part)) for part in ("level", "type", "size")]
-        for f in folders
-    ]
-    return ", ".join(
-        f"L{level} {size}" for level, kind, size in facts if kind != "Instruction"
-    )
+    folders = Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")
+    sizes = []
+    for folder in sorted(folders):
+        if first_line(str(folder / "type")) == "Instruction":
+            continue
+        level = first_line(str(folder / "level"))
+        size = first_line(str(folder / "size"))
+        sizes.append(f"L{level} {size}")
+    return ", ".join(sizes)

@@ -29,12 +29,20 @@ class Table(NamedTuple):
 
     def markdown(self) -> Iterator[str]:
         """The lines for a page."""
-        yield row(*(title.removeprefix(">") for title in self.titles))
-        yield "|" + "".join(
-            "--:|" if t.startswith(">") else "---|" for t in self.titles
-        )
+        yield row(*self.headings())
+        rule = "|"
+        for title in self.titles:
+            if title.startswith(">"):
+                rule += "--:|"
+            else:
+                rule += "---|"
+        yield rule
         for cells in self.rows:
             yield row(*cells)
+
+    def headings(self) -> list[str]:
+        """The titles without their signs."""
+        return [title.removeprefix(">") for title in self.titles]
 
     def under(self, text: str) -> Iterator[str]:
         """The lines for a page, below a paragraph; none without rows."""
@@ -45,15 +53,17 @@ class Table(NamedTuple):
 
     def text(self) -> Iterator[str]:
         """The lines for a terminal, in columns as wide as their widest cell."""
-        rows = [
-            [t.removeprefix(">") for t in self.titles],
-            *([*map(str, r)] for r in self.rows),
-        ]
+        rows = [self.headings()]
+        rows += [[str(cell) for cell in cells] for cells in self.rows]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        signs = [">" if title.startswith(">") else "<" for title in self.titles]
         for cells in rows:
-            columns = zip(cells, signs, widths, strict=True)
-            yield "  ".join(f"{cell:{sign}{n}}" for cell, sign, n in columns).rstrip()
+            padded = []
+            for title, cell, width in zip(self.titles, cells, widths, strict=True):
+                if title.startswith(">"):
+                    padded.append(cell.rjust(width))
+                else:
+                    padded.append(cell.ljust(width))
+            yield "  ".join(padded).rstrip()
 
 
 def row(*cells: Any) -> str:
@@ -62,14 +72,15 @@ def row(*cells: Any) -> str:
 
 def between_markers(page: Path, inside: str, name: str = "benchmarks") -> None:
     """Replace the text that a page has between the markers of a name."""
-    begin, end = (word.replace("benchmarks", name) for word in (BEGIN, END))
+    begin = BEGIN.replace("benchmarks", name)
+    end = END.replace("benchmarks", name)
     text = page.read_text()
     if text.count(begin) != 1 or text.count(end) != 1:
         raise ValueError(f"{page} must have {begin} and {end} once each")
-    head, tail = text.split(begin)[0], text.split(end)[1]
-    page.write_text(
-        f"{head}{begin}\n{re.sub(r' +$', '', inside, flags=re.M)}\n{end}{tail}"
-    )
+    head, _, _ = text.partition(begin)
+    _, _, tail = text.partition(end)
+    trimmed = re.sub(r" +$", "", inside, flags=re.M)
+    page.write_text(f"{head}{begin}\n{trimmed}\n{end}{tail}")
 
 
 def say(text: str) -> None:
@@ -80,13 +91,10 @@ def say(text: str) -> None:
 def parser_of(module: str, about: str | None, page: str) -> argparse.ArgumentParser:
     """The parser of the options that all programs have."""
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description=about)
-    parser.add_argument(
-        "--json", type=Path, help="where results are kept; a run adds to them"
-    )
-    parser.add_argument(
-        "--from-json", action="store_true", help="show the results of --json"
-    )
-    parser.add_argument("--pages", action="store_true", help=f"rewrite {page}")
+    add = parser.add_argument
+    add("--json", type=Path, help="where results are kept; a run adds to them")
+    add("--from-json", action="store_true", help="show the results of --json")
+    add("--pages", action="store_true", help=f"rewrite {page}")
     return parser
 
 
@@ -137,14 +145,16 @@ def program(
     sections : from results to lines of Markdown; a section without lines is not written
     """
     module = sys.modules[measure.__module__]
-    name = module.__spec__.name if module.__spec__ else module.__name__
+    if module.__spec__:
+        name = module.__spec__.name
+    else:
+        name = module.__name__
 
     def main(words: list[str] | None = None, page: Path = page) -> Record:
+        shown = page
         if page.is_relative_to(ROOT):
-            about = page.relative_to(ROOT)
-        else:
-            about = page
-        parser = parser_of(name.removesuffix(".compare"), module.__doc__, str(about))
+            shown = page.relative_to(ROOT)
+        parser = parser_of(name.removesuffix(".compare"), module.__doc__, str(shown))
         for option, settings in (options or {}).items():
             parser.add_argument(option, **settings)
         chosen = parsed(parser, words)
@@ -153,7 +163,8 @@ def program(
             facts = {"machine": machine.describe()}
             if libraries := getattr(module, "LIBRARIES", ()):
                 facts["versions"] = machine.versions(libraries)
-            results = {**facts, **measure(chosen, {**results, **facts})}
+            measured = measure(chosen, {**results, **facts})
+            results = {**facts, **measured}
             keep(results, chosen)
         for section, write in sections.items():
             text = "\n".join(write(results))

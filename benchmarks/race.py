@@ -49,7 +49,8 @@ LIMIT_SECONDS = 900
 # A turn has at most so many times the calls by which their number was found.
 MOST_LONGER = 8
 # Ways to do a work are tried so many times, in turns as long as this.
-TRIES, TRY_SECONDS = 3, 0.05
+TRIES = 3
+TRY_SECONDS = 0.05
 # A group's turns end after so many seconds, but not before two of each contestant.
 GROUP_SECONDS = 60.0
 # Cores first: pools take their size from them when they are imported.
@@ -60,8 +61,14 @@ def program(code: str) -> str:
     """A program that runs code with these benchmarks, and with the fastmlp of the
     checkout that it is started in, which may have benchmarks of its own.
     """
-    here = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import benchmarks; del sys.path[0]"
-    return f"{here}; {code}"
+    statements = (
+        "import sys",
+        f"sys.path.insert(0, {str(ROOT)!r})",
+        "import benchmarks",
+        "del sys.path[0]",
+        code,
+    )
+    return "; ".join(statements)
 
 
 def environment(n_threads: int, checkout: Path = ROOT) -> dict[str, str]:
@@ -70,17 +77,17 @@ def environment(n_threads: int, checkout: Path = ROOT) -> dict[str, str]:
     """
     pools = ("OMP_NUM", "MKL_NUM", "OPENBLAS_NUM", "NUMBA_NUM", "VECLIB_MAXIMUM")
     sizes = {f"{pool}_THREADS": str(n_threads) for pool in pools}
+    free = {name: value for name, value in os.environ.items() if name not in HOLDS}
     eigen = "true" if n_threads > 1 else "false"
+    paths = [str(checkout), os.environ.get("PYTHONPATH", "")]
     return {
-        **{name: value for name, value in os.environ.items() if name not in HOLDS},
+        **free,
         **sizes,
         **HEAP,
         "XLA_FLAGS": f"--xla_cpu_multi_thread_eigen={eigen}",
         "JAX_PLATFORMS": "cpu",
         "TORCHINDUCTOR_COMPILE_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join(
-            [str(checkout), os.environ.get("PYTHONPATH", "")]
-        ),
+        "PYTHONPATH": os.pathsep.join(paths),
     }
 
 
@@ -90,7 +97,8 @@ def mkl_shim() -> str:
     processor.
     """
     folder = Path(tempfile.mkdtemp())
-    source, library = folder / "shim.c", folder / "shim.so"
+    source = folder / "shim.c"
+    library = folder / "shim.so"
     source.write_text("int mkl_serv_intel_cpu_true(void) { return 1; }\n")
     subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
     return str(library)
@@ -148,21 +156,18 @@ class Contestant:
         self.n_threads = n_threads
         self.idle_cpu = 0.0
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        variables = environment(n_threads, checkout)
         if shim and "torch" in PEERS[name].needs:
-            preload = {"LD_PRELOAD": mkl_shim()}
-        else:
-            preload = {}
+            variables["LD_PRELOAD"] = mkl_shim()
         if cache:
-            compiled = {"NUMBA_CACHE_DIR": str(cache)}
-        else:
-            compiled = {}
+            variables["NUMBA_CACHE_DIR"] = str(cache)
         self.process = subprocess.Popen(
             [sys.executable, "-c", program(WORK.format(n_threads)), name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,
             cwd=checkout,
-            env={**environment(n_threads, checkout), **preload, **compiled},
+            env=variables,
             text=True,
             start_new_session=True,
         )
@@ -184,8 +189,9 @@ class Contestant:
         self._continue()
         timer = threading.Timer(LIMIT_SECONDS, self._signal, (signal.SIGKILL,))
         timer.start()
+        request = json.dumps({"verb": verb, **options})
         try:
-            self.requests.write(json.dumps({"verb": verb, **options}) + "\n")
+            self.requests.write(request + "\n")
             self.requests.flush()
             line = self.replies.readline()
         except BrokenPipeError:
@@ -206,7 +212,10 @@ class Contestant:
 
     def last_line(self) -> str:
         self.log.seek(0)
-        return (self.log.read().strip().splitlines() or ["no output"])[-1]
+        lines = self.log.read().strip().splitlines()
+        if not lines:
+            return "no output"
+        return lines[-1]
 
     def _signal(self, number: int) -> None:
         os.killpg(self.process.pid, number)
@@ -228,8 +237,11 @@ def cpu_seconds(pid: int) -> float:
     stat = Path(f"/proc/{pid}/stat")
     if not stat.exists():
         return 0.0
-    fields = stat.read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    _, _, after_name = stat.read_text().rpartition(")")
+    fields = after_name.split()
+    user = int(fields[11])
+    system = int(fields[12])
+    return (user + system) / os.sysconf("SC_CLK_TCK")
 
 
 class Worker:
@@ -244,7 +256,9 @@ class Worker:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.module: Any = load(name) if PEERS[name].module else None
+        self.module: Any = None
+        if PEERS[name].module:
+            self.module = load(name)
         self.works: dict[str, tuple[Any, int]] = {}
         self.clock: Clock = time.perf_counter
         self.trial_seconds = math.inf
@@ -253,19 +267,22 @@ class Worker:
         if hasattr(self.module, "about"):
             return {"about": self.module.about()}
         numbers = versions(PEERS[self.name].needs)
-        return {
-            "about": ", ".join(f"{name} {number}" for name, number in numbers.items())
-        }
+        listed = ", ".join(f"{name} {number}" for name, number in numbers.items())
+        return {"about": listed}
 
     def folder(self) -> Record:
         """The folder that fastmlp was imported from."""
-        return {"folder": str(Path(import_module("fastmlp").__file__ or "").parents[1])}
+        file = import_module("fastmlp").__file__ or ""
+        return {"folder": str(Path(file).parents[1])}
 
     def settle(self, cpu_time: bool, trial_seconds: float) -> Record:
         """Time turns by this process's CPU time,
         which others disturb less, or by the clock.
         """
-        self.clock = time.process_time if cpu_time else time.perf_counter
+        if cpu_time:
+            self.clock = time.process_time
+        else:
+            self.clock = time.perf_counter
         self.trial_seconds = trial_seconds
         return {}
 
@@ -274,15 +291,20 @@ class Worker:
     ) -> Record:
         """Make a work, and find how many of its calls take the seconds of a turn."""
         module, _, name = work.rpartition(".")
-        made = getattr(import_module(module), name)(self, quick, **request)
-        calls = 1 if quick or not seconds else calls_in(made.turn, seconds)
-        self.works[key] = made, calls
+        work_class = getattr(import_module(module), name)
+        made = work_class(self, quick, **request)
+        if quick or not seconds:
+            calls = 1
+        else:
+            calls = calls_in(made.turn, seconds)
+        self.works[key] = (made, calls)
         return {**made.about, "steps": calls * made.units}
 
     def turn(self, key: str) -> Record:
         """The seconds of a unit, of many."""
         work, calls = self.works[key]
-        return {"seconds": work.turn(calls) / (calls * work.units)}
+        seconds = work.turn(calls)
+        return {"seconds": seconds / (calls * work.units)}
 
     def drop(self) -> Record:
         self.works.clear()
@@ -298,8 +320,8 @@ def answer(worker: Worker, verb: str, **request: Any) -> Record:
         return {"unsupported": str(reason)}
     except Exception as error:
         traceback.print_exc()
-        text = str(error).strip().splitlines() or [""]
-        return {"error": f"{type(error).__name__}: {text[0][:200]}"}
+        first_line, _, _ = str(error).strip().partition("\n")
+        return {"error": f"{type(error).__name__}: {first_line[:200]}"}
 
 
 def main() -> None:
@@ -309,7 +331,9 @@ def main() -> None:
     warnings.simplefilter("ignore")
     worker = Worker(sys.argv[1])
     for line in sys.stdin:
-        replies.write(json.dumps(answer(worker, **json.loads(line))) + "\n")
+        request = json.loads(line)
+        reply = answer(worker, **request)
+        replies.write(json.dumps(reply) + "\n")
 
 
 class Here:
@@ -377,14 +401,16 @@ class Race:
         known = self.contestants.get(name)
         if known and (self.settings.quick or known.process.poll() is None):
             return known
-        made = self.contestants[name] = self._started(name)
-        settings = self.settings
+        made = self._start(name)
+        self.contestants[name] = made
         made.ask(
-            "settle", cpu_time=settings.cpu_time, trial_seconds=settings.trial_seconds
+            "settle",
+            cpu_time=self.settings.cpu_time,
+            trial_seconds=self.settings.trial_seconds,
         )
         return made
 
-    def _started(self, name: str) -> Any:
+    def _start(self, name: str) -> Any:
         settings = self.settings
         if settings.quick:
             return Here(name)
@@ -419,7 +445,9 @@ class Race:
                 continue
             say(f"preparing {library}, {', '.join(map(str, request.values()))}")
             contestant = self.contestant(name)
-            options = {**request, "form": form} if form else request
+            options = {**request}
+            if form:
+                options["form"] = form
             reply = contestant.ask(
                 "make",
                 key=library,
@@ -429,7 +457,8 @@ class Race:
                 **options,
             )
             records[library] = {"seconds": [], "version": contestant.about, **reply}
-            ready += [] if failed(reply) else [(contestant, library)]
+            if not failed(reply):
+                ready.append((contestant, library))
 
         def turn(contestant: Any, library: str) -> None:
             reply = contestant.ask("turn", key=library)
@@ -439,7 +468,7 @@ class Race:
                 records[library]["seconds"].append(reply["seconds"])
 
         in_turns(ready, self.settings.turns, turn, seconds=GROUP_SECONDS)
-        for contestant in {id(c): c for c, _ in ready}.values():
+        for contestant in {contestant for contestant, _ in ready}:
             contestant.ask("drop")
         return records
 
@@ -490,23 +519,32 @@ class Ways:
     def turn(self, n: int) -> float:
         if self.warm:
             self.run(max(1, n // 10))
-        return timed(partial(self.run, n), self.clock)[0]
+        seconds, _ = timed(partial(self.run, n), self.clock)
+        return seconds
 
 
 def fastest(ways: Mapping[str, Callable[[int], Any]], clock: Clock) -> str:
     """The way whose calls take the least time, medians of turns."""
-    turns = {
-        name: partial(lambda run, n: timed(partial(run, n), clock)[0], run)
-        for name, run in ways.items()
-    }
-    calls = {name: calls_in(turn, TRY_SECONDS) for name, turn in turns.items()}
-    times: dict[str, list[float]] = {name: [] for name in ways}
+
+    def seconds_of(run: Callable[[int], Any], n: int) -> float:
+        seconds, _ = timed(partial(run, n), clock)
+        return seconds
+
+    calls: dict[str, int] = {}
+    times: dict[str, list[float]] = {}
+    for name, run in ways.items():
+        calls[name] = calls_in(partial(seconds_of, run), TRY_SECONDS)
+        times[name] = []
 
     def turn(name: str) -> None:
-        times[name].append(turns[name](calls[name]) / calls[name])
+        n = calls[name]
+        times[name].append(seconds_of(ways[name], n) / n)
+
+    def median(name: str) -> float:
+        return float(np.median(times[name]))
 
     in_turns([(name,) for name in ways], TRIES, turn)
-    return min(times, key=lambda name: float(np.median(times[name])))
+    return min(times, key=median)
 
 
 def rotated(items: Sequence[Any], by: int) -> list[Any]:

@@ -3,6 +3,7 @@ ratios of turns of the same round, peaks.
 """
 
 from collections.abc import Iterable, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,26 +31,33 @@ class Quartiles(NamedTuple):
         """A ratio as a cell of a table: the median in bold,
         and quartiles in brackets.
         """
-        spread = f" ({self.spread})" if self.low < self.high else ""
-        return f"**{self.median:.2f}x**{spread}"
+        text = f"**{self.median:.2f}x**"
+        if self.low < self.high:
+            text += f" ({self.spread})"
+        return text
 
 
 def quartiles(values: Any) -> Quartiles:
     """Quartiles of some numbers; NaN without any."""
-    numbers = values if len(values) else [np.nan]
-    return Quartiles(*(float(q) for q in np.quantile(numbers, [0.25, 0.5, 0.75])))
+    if not len(values):
+        return Quartiles(np.nan, np.nan, np.nan)
+    low, median, high = np.quantile(values, [0.25, 0.5, 0.75])
+    return Quartiles(float(low), float(median), float(high))
 
 
 def over(theirs: Sequence[float], ours: Sequence[float] | None) -> Quartiles:
     """Quartiles of their time over ours,
     of turns of the same round; NaN without such turns.
     """
-    return quartiles([a / b for a, b in zip(theirs, ours or (), strict=False)])
+    if ours is None:
+        return quartiles([])
+    return quartiles([a / b for a, b in zip(theirs, ours, strict=False)])
 
 
 def geometric(values: Iterable[Any], axis: int | None = None) -> Any:
     """The geometric mean of numbers, of all or along an axis; NaN is left out."""
-    return np.exp(np.nanmean(np.log(np.asarray([*values])), axis=axis))
+    logs = np.log(np.asarray([*values]))
+    return np.exp(np.nanmean(logs, axis=axis))
 
 
 def change_cells(change: NDArray[Any]) -> list[str]:
@@ -61,7 +69,9 @@ def change_cells(change: NDArray[Any]) -> list[str]:
 
 def counted(n_threads: int) -> str:
     """The number of threads in words: "1 thread", "2 threads"."""
-    return f"{n_threads} thread{'s' if n_threads != 1 else ''}"
+    if n_threads == 1:
+        return "1 thread"
+    return f"{n_threads} threads"
 
 
 def digits(number: float) -> str:
@@ -73,10 +83,10 @@ def digits(number: float) -> str:
 
 def grouped(records: Iterable[Record], *names: str) -> dict[Any, list[Record]]:
     """Records by their value of a name, or by tuples of their values of several."""
+    key_of = itemgetter(*names)
     groups: dict[Any, list[Record]] = {}
     for record in records:
-        key = tuple(record[name] for name in names)
-        groups.setdefault(key if len(names) > 1 else key[0], []).append(record)
+        groups.setdefault(key_of(record), []).append(record)
     return groups
 
 
@@ -87,7 +97,9 @@ def failed(record: Record) -> bool:
 
 def bold_if(text: str, bold: bool) -> str:
     """The text, in bold where it is to be."""
-    return f"**{text}**" if bold else text
+    if bold:
+        return f"**{text}**"
+    return text
 
 
 def ranks_of(losses: NDArray[Any]) -> NDArray[Any]:
@@ -98,6 +110,8 @@ def ranks_of(losses: NDArray[Any]) -> NDArray[Any]:
     losses : (tables, models)
     """
     filled = np.where(np.isnan(losses), np.inf, losses)
-    below = (filled[:, None, :] < filled[:, :, None]).sum(axis=2)
-    same = (filled[:, None, :] == filled[:, :, None]).sum(axis=2)
+    others = filled[:, None, :]
+    each = filled[:, :, None]
+    below = (others < each).sum(axis=2)
+    same = (others == each).sum(axis=2)
     return np.asarray(1 + below + 0.5 * (same - 1))

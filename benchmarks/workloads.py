@@ -22,7 +22,9 @@ class Rule(NamedTuple):
     weight_decay: float = 0.0
 
     def __str__(self) -> str:
-        return f"{self.kind} nesterov" if self.momentum else self.kind
+        if self.momentum:
+            return f"{self.kind} nesterov"
+        return self.kind
 
 
 class Recipe(NamedTuple):
@@ -79,26 +81,34 @@ class Workload(NamedTuple):
     @property
     def name(self) -> str:
         """Sizes, batch, and unusual settings: "28-300x5-1@100"."""
-        runs = [(size, len(list(run))) for size, run in groupby(self.sizes)]
-        words = "-".join(
-            f"{s}x{n}" if n > 2 else "-".join([str(s)] * n) for s, n in runs
-        )
-        unusual = "-f64" if self.dtype == "float64" else ""
-        unusual += " with the recipe" if self.recipe else ""
-        unusual += f" in {self.compute_dtype}" if self.compute_dtype else ""
-        return f"{words}@{self.batch}{unusual}"
+        words = []
+        for size, run in groupby(self.sizes):
+            n = len(list(run))
+            if n > 2:
+                words.append(f"{size}x{n}")
+            else:
+                words += [str(size)] * n
+        name = f"{'-'.join(words)}@{self.batch}"
+        if self.dtype == "float64":
+            name += "-f64"
+        if self.recipe:
+            name += " with the recipe"
+        if self.compute_dtype:
+            name += f" in {self.compute_dtype}"
+        return name
 
     @property
     def description(self) -> str:
         """The name and all settings, for people."""
-        loss = self.loss.replace("binary_cross_entropy", "bce").replace(
-            "cross_entropy", "ce"
-        )
-        extra = f", l2 {self.l2:g}" if self.l2 else ""
-        extra += f", {self.recipe}" if self.recipe else ""
-        return (
-            f"{self.name}, {self.activation}, {loss}, {self.rule}{extra}, {self.dtype}"
-        )
+        short = {"binary_cross_entropy": "bce", "cross_entropy": "ce"}
+        loss = short.get(self.loss, self.loss)
+        facts = [self.name, self.activation, loss, str(self.rule)]
+        if self.l2:
+            facts.append(f"l2 {self.l2:g}")
+        if self.recipe:
+            facts.append(str(self.recipe))
+        facts.append(self.dtype)
+        return ", ".join(facts)
 
     @property
     def form(self) -> str:
@@ -125,7 +135,8 @@ class Workload(NamedTuple):
         Three products a layer, of two operations a weight and row,
         but no delta for the inputs.
         """
-        return (6 * self.n_weights - 2 * self.sizes[0] * self.sizes[1]) * self.batch
+        first_layer = self.sizes[0] * self.sizes[1]
+        return (6 * self.n_weights - 2 * first_layer) * self.batch
 
     @property
     def n_weights(self) -> int:
@@ -133,7 +144,9 @@ class Workload(NamedTuple):
 
     def rows(self, step: int) -> slice:
         """The rows of a step, in their order."""
-        first = step * self.batch if self.shuffle else 0
+        if not self.shuffle:
+            return slice(0, self.batch)
+        first = step * self.batch
         return slice(first, first + self.batch)
 
     def quick(self) -> "Workload":
@@ -141,7 +154,9 @@ class Workload(NamedTuple):
         and of at most 256 units a layer.
         """
         batch = min(self.batch, 64)
-        n_rows = 4 * batch if self.shuffle else batch
+        n_rows = batch
+        if self.shuffle:
+            n_rows = 4 * batch
         sizes = tuple(min(n, 256) for n in self.sizes)
         return self._replace(sizes=sizes, n_rows=n_rows, batch=batch)
 
@@ -158,9 +173,8 @@ class Workload(NamedTuple):
             labels = raw.argmax(1)
             n_classes = self.sizes[-1]
             if n_classes <= self.n_rows and len(np.unique(labels)) < n_classes:
-                labels[:n_classes] = np.arange(
-                    n_classes
-                )  # scikit-learn wants to see every class.
+                # scikit-learn wants to see every class.
+                labels[:n_classes] = np.arange(n_classes)
             return x.astype(self.dtype), labels
         if self.loss == "binary_cross_entropy":
             y = raw > 0
@@ -172,24 +186,26 @@ class Workload(NamedTuple):
         """New starting weights, shape (n_in, n_out), and biases (n_out,), by layer."""
         rng = np.random.default_rng(2)
         gain = 2 if self.activation == "relu" else 1
-        return [
-            (
-                (rng.standard_normal((a, b)) * np.sqrt(gain / a)).astype(self.dtype),
-                np.full(b, 0.01, self.dtype),
-            )
-            for a, b in pairwise(self.sizes)
-        ]
+        layers = []
+        for n_in, n_out in pairwise(self.sizes):
+            weights = rng.standard_normal((n_in, n_out)) * np.sqrt(gain / n_in)
+            biases = np.full(n_out, 0.01, self.dtype)
+            layers.append((weights.astype(self.dtype), biases))
+        return layers
 
 
 def sized(work: Any, quick: bool) -> Any:
     """A workload, or another work that has a short form, in full or in short."""
-    return work.quick() if quick else work
+    if quick:
+        return work.quick()
+    return work
 
 
 def flat(layers: Any) -> Array:
     """All weights, then all biases: one vector, as fastmlp has it."""
     weights, biases = zip(*layers, strict=True)
-    return np.concatenate([np.asarray(part).ravel() for part in (*weights, *biases)])
+    parts = [*weights, *biases]
+    return np.concatenate([np.asarray(part).ravel() for part in parts])
 
 
 def forward(
@@ -202,7 +218,11 @@ def forward(
     layers : pairs of weights (n_in, n_out) and biases (n_out,)
     affine : a layer's sums of x, weights and biases; None: ``x @ w + b``
     """
-    affine = affine or (lambda x, w, b: x @ w + b)
+
+    def product(x: Any, w: Any, b: Any) -> Any:
+        return x @ w + b
+
+    affine = affine or product
     *hidden, last = layers
     for layer in hidden:
         x = activation(affine(x, *layer))
@@ -211,11 +231,15 @@ def forward(
 
 CE = "cross_entropy"
 BCE = "binary_cross_entropy"
+SGD = Rule("sgd", 0.01)
+NESTEROV = Rule("sgd", 0.01, momentum=0.9)
+ADAMW = Rule("adamw", weight_decay=0.01)
+FASTER_ADAMW = Rule("adamw", 2e-3, weight_decay=3e-4)
 WIDE = (1024, 2048, 2048, 1000)
 WORKLOADS = [
     Workload((2, 4, 1), 4, 8_000, "sigmoid"),
     Workload((4, 16, 3), 32, 32_000, loss=CE),
-    Workload((32, 64, 32, 1), 1, 2_000, loss=BCE, rule=Rule("sgd", 0.01)),
+    Workload((32, 64, 32, 1), 1, 2_000, loss=BCE, rule=SGD),
     Workload((8, 32, 32, 1), 32, 32_000),
     Workload((16, 64, 64, 2), 64, 32_000),
     Workload((17, 64, 64, 6), 64, 32_000, "tanh"),
@@ -224,19 +248,15 @@ WORKLOADS = [
     Workload((4, 32, 16, 4), 10_000, 10_000, "tanh"),
     Workload((784, 100, 100, 10), 200, 20_000, loss=CE, l2=1e-4),
     Workload((784, 128, 10), 128, 12_800, loss=CE),
-    Workload(
-        (28, *[300] * 5, 1), 100, 10_000, "tanh", BCE, Rule("sgd", 0.01, momentum=0.9)
-    ),
+    Workload((28, *[300] * 5, 1), 100, 10_000, "tanh", BCE, NESTEROV),
     Workload((784, 512, 512, 10), 128, 5_120, loss=CE),
     Workload((128, 1024, 1024, 10), 512, 4_096, loss=CE),
     Workload((1000, 8, 1000), 256, 10_240),
     # Rows for most of a second:
     # a fit of 8 million parameters takes 0.1 s to begin and to end.
     Workload(WIDE, 512, 4_096, loss=CE),
-    Workload(WIDE, 32, 2_048, loss=CE, rule=Rule("adamw", weight_decay=0.01)),
-    Workload(
-        (100, 512, 512, 512, 1), 256, 5_120, loss=BCE, rule=Rule("adamw", 2e-3, 0, 3e-4)
-    ),
+    Workload(WIDE, 32, 2_048, loss=CE, rule=ADAMW),
+    Workload((100, 512, 512, 512, 1), 256, 5_120, loss=BCE, rule=FASTER_ADAMW),
     Workload((2, *[20] * 8, 1), 10_000, 10_000, "tanh", dtype="float64"),
     Workload((784, 512, 512, 10), 128, 5_120, loss=CE, dtype="float64"),
     Workload((128, 1024, 1024, 10), 512, 4_096, loss=CE, dtype="float64"),
@@ -246,8 +266,11 @@ RECIPES = [
     load._replace(recipe=Recipe()) for load in WORKLOADS if load.name in WITH_RECIPE
 ]
 IN_MIXED = (
-    *("128-1024-1024-10@512", "784-512-512-10@128", "1024-2048-2048-1000@512"),
-    *("32-256-256-10@256", "23-256-256-1@256"),
+    "128-1024-1024-10@512",
+    "784-512-512-10@128",
+    "1024-2048-2048-1000@512",
+    "32-256-256-10@256",
+    "23-256-256-1@256",
 )
 MIXED = [
     load._replace(compute_dtype="bfloat16")
