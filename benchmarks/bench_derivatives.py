@@ -15,7 +15,8 @@ from benchmarks.bench_train import Race
 from benchmarks.race import Ways, repeated
 from benchmarks.workloads import forward
 
-N_BATCHES, RATE = 16, 0.001
+N_BATCHES = 16
+RATE = 0.001
 
 
 class Net(NamedTuple):
@@ -42,7 +43,8 @@ class Work(Ways):
         from fastmlp import MLP, Adam
 
         sizes, activation, batch = NETS[net]
-        batch = 8 if quick else batch
+        if quick:
+            batch = 8
         rng = np.random.default_rng(0)
         n = N_BATCHES * batch
         x, slopes = rng.normal(size=(2, n, sizes[0])).astype(np.float32)
@@ -75,17 +77,18 @@ def of_torch(
     layers = layers_of(model, lambda a: torch.tensor(a, requires_grad=True))
     numbers = [number for pair in layers for number in pair]
     optimizer = torch.optim.Adam(numbers, RATE)
-    batches = [
-        [torch.tensor(array[i : i + batch]) for array in data]
-        for i in range(0, len(data[0]), batch)
-    ]
+    batches = []
+    for i in range(0, len(data[0]), batch):
+        batches.append([torch.tensor(array[i : i + batch]) for array in data])
 
     def epoch() -> None:
         for x, y, slopes in batches:
             x.requires_grad_(True)
             predicted = forward(layers, x, activation=function)
             (by_x,) = torch.autograd.grad(predicted.sum(), x, create_graph=True)
-            loss = (predicted - y).pow(2).mean() + (by_x - slopes).pow(2).mean()
+            value_loss = (predicted - y).pow(2).mean()
+            slope_loss = (by_x - slopes).pow(2).mean()
+            loss = value_loss + slope_loss
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -99,13 +102,13 @@ def of_jax(
     import jax
     import jax.numpy as jnp
 
+    from benchmarks.peers.jax_adam import begin, scan_of, step_of
+
     if activation == "tanh":
         function = jnp.tanh
     else:
         function = getattr(jax.nn, activation)
-    stacked = [jnp.array(a).reshape(N_BATCHES, batch, -1) for a in data]
-    layers = layers_of(model, jnp.array)
-    zeros = jax.tree.map(jnp.zeros_like, layers)
+    stacked = tuple(jnp.array(a).reshape(N_BATCHES, batch, -1) for a in data)
 
     def value(layers: Any, row: Any) -> Any:
         return forward(layers, row[None], activation=function)[0, 0]
@@ -113,22 +116,14 @@ def of_jax(
     def objective(layers: Any, x: Any, y: Any, slopes: Any) -> Any:
         both = jax.vmap(jax.value_and_grad(value, argnums=1), (None, 0))
         predicted, by_x = both(layers, x)
-        return jnp.mean((predicted - y[:, 0]) ** 2) + jnp.mean((by_x - slopes) ** 2)
+        value_loss = jnp.mean((predicted - y[:, 0]) ** 2)
+        slope_loss = jnp.mean((by_x - slopes) ** 2)
+        return value_loss + slope_loss
 
-    def step(state: Any, rows: Any) -> tuple[Any, None]:
-        layers, m, v, t = state
-        g = jax.grad(objective)(layers, *rows)
-        m = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, m, g)
-        v = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, v, g)
-        rate = RATE * jnp.sqrt(1 - 0.999**t) / (1 - 0.9**t)
-        layers = jax.tree.map(
-            lambda w, m, v: w - rate * m / (jnp.sqrt(v) + 1e-8), layers, m, v
-        )
-        return (layers, m, v, t + 1), None
-
+    step = step_of(objective, RATE)
     one_step = jax.jit(step)
-    scan = jax.jit(lambda state: jax.lax.scan(step, state, tuple(stacked))[0])
-    state = layers, zeros, zeros, jnp.float32(1)
+    scan = scan_of(step, stacked)
+    state = begin(layers_of(model, jnp.array))
     batches = [tuple(array[i] for array in stacked) for i in range(N_BATCHES)]
 
     def by_call() -> None:

@@ -33,12 +33,12 @@ class Work(Ways):
             few = variants[:1]
         else:
             few = variants
-        runs = {name: worker.module.make(net, name) for name in few}
-        for run in runs.values():
+        ways = {}
+        for name in few:
+            run = worker.module.make(net, name)
             run.gradient()
-        super().__init__(
-            worker, quick, {name: repeated(run.gradient) for name, run in runs.items()}
-        )
+            ways[name] = repeated(run.gradient)
+        super().__init__(worker, quick, ways)
 
 
 class ByInputs(Ways):
@@ -53,12 +53,16 @@ class ByInputs(Ways):
         sizes, activation = SMOOTH[net]
         model = MLP(sizes, activation=activation, seed=0)
         n = 100 if quick else N_ROWS
-        x = np.random.default_rng(0).normal(size=(n, sizes[0])).astype(np.float32)
+        rng = np.random.default_rng(0)
+        x = rng.normal(size=(n, sizes[0])).astype(np.float32)
         ours = jacobian(model, x)
-        made = {"torch": of_torch, "jax": of_jax}.get(worker.name)
-        call: Callable[[], Any] = partial(jacobian, model, x, out=np.empty_like(ours))
-        if made:
-            call = made(model, activation, x)
+        call: Callable[[], Any]
+        if worker.name == "torch":
+            call = of_torch(model, activation, x)
+        elif worker.name == "jax":
+            call = of_jax(model, activation, x)
+        else:
+            call = partial(jacobian, model, x, out=np.empty_like(ours))
         super().__init__(worker, quick, {"jacobian": repeated(call)})
         error = np.abs(call() - ours).max() / np.abs(ours).max()
         self.about["difference"] = float(error)
@@ -68,10 +72,9 @@ def of_torch(net: Any, activation: str, x: Any) -> Callable[[], Any]:
     """A call that derives the rows by PyTorch."""
     import torch
 
-    pairs = zip(net.weights, net.biases, strict=True)
-    layers = [
-        (torch.from_numpy(w.copy()), torch.from_numpy(b.copy())) for w, b in pairs
-    ]
+    weights = [torch.from_numpy(w.copy()) for w in net.weights]
+    biases = [torch.from_numpy(b.copy()) for b in net.biases]
+    layers = list(zip(weights, biases, strict=True))
     predict = partial(forward, layers, activation=getattr(torch, activation))
     derive: Any = torch.func.vmap(torch.func.jacrev(predict))
     rows = torch.from_numpy(x)
@@ -82,8 +85,9 @@ def of_jax(net: Any, activation: str, x: Any) -> Callable[[], Any]:
     """A call that derives the rows by JAX, jitted."""
     import jax
 
-    pairs = zip(net.weights, net.biases, strict=True)
-    layers = [(jax.numpy.array(w), jax.numpy.array(b)) for w, b in pairs]
+    weights = [jax.numpy.array(w) for w in net.weights]
+    biases = [jax.numpy.array(b) for b in net.biases]
+    layers = list(zip(weights, biases, strict=True))
     predict = partial(forward, layers, activation=getattr(jax.nn, activation))
     derive = jax.jit(jax.vmap(jax.jacrev(predict)))
     rows = jax.numpy.array(x)

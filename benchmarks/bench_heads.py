@@ -56,10 +56,11 @@ def drawn(sizes: tuple[int, ...], batch: int) -> Rows:
 def start(sizes: tuple[int, ...]) -> list[Any]:
     """Weights of each layer, shape (n_in, n_out); biases are 0."""
     rng = np.random.default_rng(0)
-    return [
-        rng.normal(0, n_in**-0.5, (n_in, n_out)).astype(np.float32)
-        for n_in, n_out in pairwise(sizes)
-    ]
+    layers = []
+    for n_in, n_out in pairwise(sizes):
+        weights = rng.normal(0, n_in**-0.5, (n_in, n_out))
+        layers.append(weights.astype(np.float32))
+    return layers
 
 
 def of_fastmlp(sizes: tuple[int, ...], rows: Rows) -> Run:
@@ -91,19 +92,21 @@ def of_torch(sizes: tuple[int, ...], rows: Rows) -> Run:
         linear = nn.Linear(*w.shape)
         linear.weight.data = torch.tensor(w.T.copy())
         nn.init.zeros_(linear.bias)
-        layers += [linear, nn.ReLU()]
+        layers.append(linear)
+        layers.append(nn.ReLU())
     model = nn.Sequential(*layers[:-1])
     optimizer = torch.optim.Adam(model.parameters(), RATE)
-    every = [torch.tensor(array) for array in rows[:3]]
-    batches = [*zip(*(array.split(rows.batch) for array in every), strict=True)]
+    parts = [torch.tensor(array).split(rows.batch) for array in rows[:3]]
+    batches = list(zip(*parts, strict=True))
 
     def epoch() -> None:
         for x, labels, values in batches:
             z = model(x)
-            of_class = nn.functional.cross_entropy(z[:, :N_CLASSES], labels)
-            of_value = nn.functional.mse_loss(z[:, N_CLASSES], values)
+            class_loss = nn.functional.cross_entropy(z[:, :N_CLASSES], labels)
+            value_loss = nn.functional.mse_loss(z[:, N_CLASSES], values)
+            loss = class_loss + SHARE * value_loss
             optimizer.zero_grad()
-            (of_class + SHARE * of_value).backward()
+            loss.backward()
             optimizer.step()
 
     return Run(
@@ -116,6 +119,8 @@ def of_jax(sizes: tuple[int, ...], rows: Rows) -> Run:
     import jax
     import jax.numpy as jnp
 
+    from benchmarks.peers.jax_adam import begin, scan_of, step_of
+
     parameters = [(jnp.array(w), jnp.zeros(w.shape[1])) for w in start(sizes)]
 
     def objective(parameters: Any, x: Any, labels: Any, values: Any) -> Any:
@@ -125,31 +130,27 @@ def of_jax(sizes: tuple[int, ...], rows: Rows) -> Run:
         w, b = parameters[-1]
         z = h @ w + b
         scores = jax.nn.log_softmax(z[:, :N_CLASSES])
-        of_class = -jnp.take_along_axis(scores, labels[:, None], axis=1).mean()
-        return of_class + SHARE * jnp.mean((z[:, N_CLASSES] - values) ** 2)
-
-    def step(state: Any, batch: Any) -> tuple[Any, None]:
-        w, m, v, t = state
-        g = jax.grad(objective)(w, *batch)
-        m = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, m, g)
-        v = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, v, g)
-        rate = RATE * jnp.sqrt(1 - 0.999**t) / (1 - 0.9**t)
-        w = jax.tree.map(lambda w, m, v: w - rate * m / (jnp.sqrt(v) + 1e-8), w, m, v)
-        return (w, m, v, t + 1), None
+        class_loss = -jnp.take_along_axis(scores, labels[:, None], axis=1).mean()
+        value_loss = jnp.mean((z[:, N_CLASSES] - values) ** 2)
+        return class_loss + SHARE * value_loss
 
     stacked = tuple(
         jnp.array(array).reshape(N_BATCHES, rows.batch, *array.shape[1:])
         for array in rows[:3]
     )
-    zeros = jax.tree.map(jnp.zeros_like, parameters)
-    states = [(parameters, zeros, zeros, jnp.float32(1))]
-    scan = jax.jit(lambda state: jax.lax.scan(step, state, stacked)[0])
+    state = begin(parameters)
+    scan = scan_of(step_of(objective, RATE), stacked)
 
     def epochs(n: int) -> None:
+        nonlocal state
         for _ in range(n):
-            states[0] = jax.block_until_ready(scan(states[0]))
+            state = jax.block_until_ready(scan(state))
 
-    return Run(epochs, lambda: [np.array(w) for w, _ in states[0][0]])
+    def weights() -> list[Any]:
+        layers, *_ = state
+        return [np.array(w) for w, _ in layers]
+
+    return Run(epochs, weights)
 
 
 RUNS = {"fastmlp": of_fastmlp, "torch": of_torch, "jax": of_jax}
@@ -160,7 +161,9 @@ class Work(Ways):
 
     def __init__(self, worker: Any, quick: bool, net: str) -> None:
         sizes, batch = NETS[net]
-        run = RUNS[worker.name](sizes, drawn(sizes, 8 if quick else batch))
+        if quick:
+            batch = 8
+        run = RUNS[worker.name](sizes, drawn(sizes, batch))
         super().__init__(worker, quick, {"steps": run.epochs}, units=N_BATCHES)
 
 

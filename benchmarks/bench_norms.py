@@ -6,6 +6,7 @@ the net of residual blocks keeps its skip.
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,14 +42,16 @@ class Work(Ways):
         self, worker: Any, quick: bool, net: str, form: str | None = None
     ) -> None:
         sizes, batch, _ = NETS[net]
-        batch = 8 if quick else batch
+        if quick:
+            batch = 8
         rng = np.random.default_rng(0)
         n = N_BATCHES * batch
         x = rng.normal(size=(n, sizes[0])).astype(np.float32)
         y = rng.normal(size=(n, 1)).astype(np.float32)
         ways: dict[str, Callable[[int], Any]]
         if worker.name == "fastmlp":
-            ways = of_fastmlp(NETS[net], x, y, batch, None if form else "layer")
+            norm = "layer" if form is None else None
+            ways = of_fastmlp(NETS[net], x, y, batch, norm)
         else:
             make = {"torch": of_torch, "jax": of_jax}[worker.name]
             ways = make(NETS[net], x, y, batch)
@@ -86,16 +89,19 @@ def of_torch(net: Net, x: Any, y: Any, batch: int) -> dict[str, Callable[[int], 
     layers: list[Any] = []
     if net.is_residual:
         width = net.sizes[1]
-        layers = [nn.Linear(net.sizes[0], width), Block(width), nn.LayerNorm(width)]
+        layers.append(nn.Linear(net.sizes[0], width))
+        layers.append(Block(width))
+        layers.append(nn.LayerNorm(width))
     else:
-        for n_in, n_out in zip(net.sizes[:-2], net.sizes[1:-1], strict=True):
-            layers += [nn.Linear(n_in, n_out), nn.LayerNorm(n_out), nn.ReLU()]
+        for n_in, n_out in pairwise(net.sizes[:-1]):
+            layers.append(nn.Linear(n_in, n_out))
+            layers.append(nn.LayerNorm(n_out))
+            layers.append(nn.ReLU())
     model = nn.Sequential(*layers, nn.Linear(net.sizes[-2], 1))
     optimizer = torch.optim.Adam(model.parameters(), RATE)
-    batches = [
-        (torch.tensor(x[i : i + batch]), torch.tensor(y[i : i + batch]))
-        for i in range(0, len(x), batch)
-    ]
+    rows_by_batch = torch.tensor(x).split(batch)
+    targets_by_batch = torch.tensor(y).split(batch)
+    batches = list(zip(rows_by_batch, targets_by_batch, strict=True))
 
     def epoch() -> None:
         for rows, targets in batches:
@@ -110,6 +116,8 @@ def of_torch(net: Net, x: Any, y: Any, batch: int) -> dict[str, Callable[[int], 
 def of_jax(net: Net, x: Any, y: Any, batch: int) -> dict[str, Callable[[int], Any]]:
     import jax
     import jax.numpy as jnp
+
+    from benchmarks.peers.jax_adam import begin, scan_of, step_of
 
     rng = np.random.default_rng(0)
 
@@ -127,7 +135,8 @@ def of_jax(net: Net, x: Any, y: Any, batch: int) -> dict[str, Callable[[int], An
         return gain * (z - mean) / jnp.sqrt(variance + EPSILON) + shift
 
     def affine(parameters: Any, h: Any) -> Any:
-        return h @ parameters[0] + parameters[1]
+        weights, biases = parameters
+        return h @ weights + biases
 
     if net.is_residual:
         width = net.sizes[1]
@@ -138,41 +147,32 @@ def of_jax(net: Net, x: Any, y: Any, batch: int) -> dict[str, Callable[[int], An
         ]
 
         def hidden(layers: Any, h: Any) -> Any:
-            h = affine(layers[0], h)
-            first, inner, outer = layers[1]
-            within = jnp.maximum(affine(inner, normalised(first, h)), 0)
-            return normalised(layers[2], h + affine(outer, within))
+            entry, (first, inner, outer), last = layers
+            h = affine(entry, h)
+            within = affine(inner, normalised(first, h))
+            h = h + affine(outer, jnp.maximum(within, 0))
+            return normalised(last, h)
 
     else:
         layers = [
             (linear(n_in, n_out), norm(n_out))
-            for n_in, n_out in zip(net.sizes[:-2], net.sizes[1:-1], strict=True)
+            for n_in, n_out in pairwise(net.sizes[:-1])
         ]
 
         def hidden(layers: Any, h: Any) -> Any:
             for sums, gains in layers:
-                h = jnp.maximum(normalised(gains, affine(sums, h)), 0)
+                h = normalised(gains, affine(sums, h))
+                h = jnp.maximum(h, 0)
             return h
-
-    parameters = layers, linear(net.sizes[-2], 1)
 
     def objective(parameters: Any, rows: Any, targets: Any) -> Any:
         layers, last = parameters
-        return jnp.mean((affine(last, hidden(layers, rows)) - targets) ** 2)
-
-    def step(state: Any, batch: Any) -> tuple[Any, None]:
-        w, m, v, t = state
-        g = jax.grad(objective)(w, *batch)
-        m = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, m, g)
-        v = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, v, g)
-        rate = RATE * jnp.sqrt(1 - 0.999**t) / (1 - 0.9**t)
-        w = jax.tree.map(lambda w, m, v: w - rate * m / (jnp.sqrt(v) + 1e-8), w, m, v)
-        return (w, m, v, t + 1), None
+        predicted = affine(last, hidden(layers, rows))
+        return jnp.mean((predicted - targets) ** 2)
 
     stacked = tuple(jnp.array(a).reshape(N_BATCHES, batch, -1) for a in (x, y))
-    zeros = jax.tree.map(jnp.zeros_like, parameters)
-    state = parameters, zeros, zeros, jnp.float32(1)
-    scan = jax.jit(lambda state: jax.lax.scan(step, state, stacked)[0])
+    state = begin((layers, linear(net.sizes[-2], 1)))
+    scan = scan_of(step_of(objective, RATE), stacked)
     return {"a scan": repeated(lambda: jax.block_until_ready(scan(state)))}
 
 

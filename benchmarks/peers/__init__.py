@@ -68,7 +68,9 @@ def missing(name: str) -> str | None:
     """
     needs = PEERS[name.partition("-")[0]].needs
     absent = [library for library in needs if find_spec(library) is None]
-    return f"not installed: {', '.join(absent)}" if absent else None
+    if not absent:
+        return None
+    return f"not installed: {', '.join(absent)}"
 
 
 def load(name: str) -> Any:

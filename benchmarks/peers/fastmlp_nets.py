@@ -27,7 +27,8 @@ def make(workload: Workload, variant: str = "fit") -> "FastmlpFit":
 
 
 def optimizer_of(workload: Workload) -> Any:
-    rule, recipe = workload.rule, workload.recipe
+    rule = workload.rule
+    recipe = workload.recipe
     if rule.kind == "sgd":
         return SGD(rule.rate, rule.momentum, nesterov=rule.momentum > 0)
     if rule.kind == "adamw":
@@ -80,14 +81,13 @@ class FastmlpFit(Run):
 
     def steps(self, n: int) -> None:
         load = self.workload
-        rows = slice(0, n * self.workload.batch)
-        epochs = 1 if load.shuffle else n
-        x, y = self.x[rows], self.y[rows]
-        if (
-            n == 1 and not load.recipe
-        ):  # The recipe's schedule asks for the end of a fit.
+        x = self.x[: n * load.batch]
+        y = self.y[: n * load.batch]
+        # The recipe's schedule asks for the end of a fit.
+        if n == 1 and not load.recipe:
             self.net.train_on_batch(x, y)
             return
+        epochs = 1 if load.shuffle else n
         self.net.fit(x, y, epochs=epochs, batch_size=load.batch, shuffle=False)
 
     def gradient(self) -> Any:
@@ -97,19 +97,21 @@ class FastmlpFit(Run):
     def loss(self) -> float:
         plain = self.workload._replace(l2=0.0, recipe=None, compute_dtype=None)
         twin = net_of(plain, self.net.parameters)
-        return twin.loss_and_gradient(self.x, self.y)[0]
+        loss, _ = twin.loss_and_gradient(self.x, self.y)
+        return loss
 
     def parameters(self) -> Array:
         return self.net.parameters.copy()
 
     def predictors(self) -> dict[str, Callable[[Array], Array]]:
+        load = self.workload
         outs: dict[int, Array] = {}
 
         def into(x: Array) -> Array:
             out = outs.get(len(x))
             if out is None:
-                shape = (len(x), self.workload.sizes[-1])
-                out = outs[len(x)] = np.empty(shape, self.workload.dtype)
+                out = np.empty((len(x), load.sizes[-1]), load.dtype)
+                outs[len(x)] = out
             return self.net.predict(x, out=out)
 
         return {"new array": self.net.predict, "out=": into}
@@ -158,9 +160,10 @@ class Many:
         self.x, self.y = sweep.data()
         layers = sweep.starts()
         self.settings = sweep.settings()
-        self.starts = [
-            flat([(w[i], b[i]) for w, b in layers]) for i in range(sweep.n_nets)
-        ]
+        self.starts = []
+        for i in range(sweep.n_nets):
+            start = [(w[i], b[i]) for w, b in layers]
+            self.starts.append(flat(start))
         self.nets: list[MLP] = []
 
     def net(self, i: int, n_threads: int | None = None) -> MLP:
@@ -175,14 +178,14 @@ class Many:
 
     def train(self, epochs: int, *, shuffle: bool = True) -> None:
         self.nets = [self.net(i) for i in range(self.sweep.n_nets)]
-        options: Any = {"epochs": epochs, "batch_size": self.sweep.workload.batch}
         histories = fit_many(
             self.nets,
             self.x,
             self.y,
+            epochs=epochs,
+            batch_size=self.sweep.workload.batch,
             shuffle=shuffle,
             n_threads=self.n_threads,
-            **options,
         )
         self.losses = np.array([history.loss[-1] for history in histories])
 
@@ -200,8 +203,11 @@ class Streamed:
         self.source = Blocks.from_parquet(path, target="y")
 
     def reading(self) -> int:
-        blocks = (self.source.read(i) for i in range(len(self.source.block_sizes)))
-        return sum(len(np.asarray(x)) for x, *_ in blocks)
+        n_rows = 0
+        for i in range(len(self.source.block_sizes)):
+            x, *_ = self.source.read(i)
+            n_rows += len(np.asarray(x))
+        return n_rows
 
     def memory(self) -> int:
         self.run.reset()
@@ -209,9 +215,11 @@ class Streamed:
         return self.stream.epochs * self.load.n_rows
 
     def streamed(self) -> int:
-        options: dict[str, Any] = {
-            "epochs": self.stream.epochs,
-            "batch_size": self.load.batch,
-        }
-        self.run.made().fit(self.source, buffer_rows=self.stream.buffer_rows, **options)
+        net = self.run.made()
+        net.fit(
+            self.source,
+            epochs=self.stream.epochs,
+            batch_size=self.load.batch,
+            buffer_rows=self.stream.buffer_rows,
+        )
         return self.stream.epochs * self.load.n_rows

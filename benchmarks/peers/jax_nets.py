@@ -47,24 +47,33 @@ def about() -> str:
 def make(workload: Workload, variant: str = "") -> "JaxScan":
     jax.config.update("jax_enable_x64", workload.dtype == "float64")
     kinds = {"plain": JaxScan, "mixed": JaxMixed, "recipe": JaxRecipe}
-    return kinds[workload.form](workload, variant or VARIANTS[workload.form][0])
+    kind = kinds[workload.form]
+    return kind(workload, variant or VARIANTS[workload.form][0])
 
 
 def placed(x: Array, y: Array) -> tuple[Any, Any]:
     """Rows and targets on the device."""
-    return jnp.asarray(x), jnp.asarray(y, np.int32 if y.ndim == 1 else y.dtype)
+    if y.ndim == 1:
+        y = y.astype(np.int32)
+    return jnp.asarray(x), jnp.asarray(y)
+
+
+def taken(array: Any, index: Any) -> Any:
+    """Rows of an array, whose index is known to be within."""
+    return array.at[index].get(mode="promise_in_bounds")
 
 
 def objective(workload: Workload, layers: Any, x: Any, y: Any) -> Any:
-    return loss_of(workload, forward(layers, x, ACTIVATIONS[workload.activation]), y)
+    raw = forward(layers, x, ACTIVATIONS[workload.activation])
+    return loss_of(workload, raw, y)
 
 
 def loss_of(workload: Workload, raw: Any, y: Any) -> Any:
     if workload.loss == "mse":
         return jnp.mean((raw - y) ** 2)
     if workload.loss == "cross_entropy":
-        chosen = jnp.take_along_axis(raw, y[:, None], 1, mode="promise_in_bounds")[:, 0]
-        return jnp.mean(jax.nn.logsumexp(raw, 1) - chosen)
+        chosen = jnp.take_along_axis(raw, y[:, None], 1, mode="promise_in_bounds")
+        return jnp.mean(jax.nn.logsumexp(raw, 1) - chosen[:, 0])
     return jnp.mean(jax.nn.softplus(raw) - y * raw)
 
 
@@ -77,26 +86,36 @@ def update(
         if not rule.momentum:
             return p - rule.rate * g, m, v
         m = rule.momentum * m + g
-        return p - rule.rate * (g + rule.momentum * m), m, v
+        change = rule.rate * (g + rule.momentum * m)
+        return p - change, m, v
     m = m + (1 - 0.9) * (g - m)
     v = v + (1 - 0.999) * (g * g - v)
     root = jnp.sqrt(1 - 0.999**t)
-    change = (rule.rate * root / (1 - 0.9**t)) * m / (jnp.sqrt(v) + 1e-8 * root)
-    return p * (1 - rule.rate * rule.weight_decay) - change, m, v
+    rate = rule.rate * root / (1 - 0.9**t)
+    change = rate * m / (jnp.sqrt(v) + 1e-8 * root)
+    kept = 1 - rule.rate * rule.weight_decay
+    return p * kept - change, m, v
 
 
 def updated(workload: Workload, p: Any, g: Any, m: Any, v: Any, t: Any) -> Any:
     """The new (p, m, v, t) of trees of arrays, after one step more than t."""
     t = t + 1
-    parts, tree = jax.tree.flatten(p)
-    gs, ms, vs = (jax.tree.leaves(part) for part in (g, m, v))
-    new = [update(workload, *four, t) for four in zip(parts, gs, ms, vs, strict=True)]
-    return (*(jax.tree.unflatten(tree, part) for part in zip(*new, strict=True)), t)
+
+    def new(p: Any, g: Any, m: Any, v: Any) -> Any:
+        return update(workload, p, g, m, v, t)
+
+    by_array = jax.tree.map(new, p, g, m, v)
+    three = jax.tree.structure((0, 0, 0))
+    p, m, v = jax.tree.transpose(jax.tree.structure(p), three, by_array)
+    return p, m, v, t
 
 
 def penalised(g: Any, p: Any, strength: Any) -> Any:
     """The gradient with that of the penalty, which is on weights only."""
-    return [(gw + strength * w, gb) for (gw, gb), (w, _) in zip(g, p, strict=True)]
+    new = []
+    for (weight_slopes, bias_slopes), (weights, _) in zip(g, p, strict=True):
+        new.append((weight_slopes + strength * weights, bias_slopes))
+    return new
 
 
 class JaxScan(Run):
@@ -110,15 +129,18 @@ class JaxScan(Run):
         self._shapes = [(w.shape, b.shape) for w, b in workload.start()]
         self._epoch = jax.jit(self._scan, donate_argnums=0)
         self._loop = jax.jit(self._repeat, donate_argnums=0)
-        self._slopes = jax.jit(jax.value_and_grad(partial(self._objective)))
+        self._slopes = jax.jit(jax.value_and_grad(self._objective))
         self.reset()
 
     def reset(self) -> None:
-        p = [(jnp.array(w), jnp.array(b)) for w, b in self.workload.start()]
+        start: Any = self.workload.start()
         if self.variant == "one flat vector":
-            p = jnp.array(flat(self.workload.start()))
-        m, v = (jax.tree.map(jnp.zeros_like, p) for _ in range(2))
-        self.state: State = (p, m, v, jnp.zeros((), self.workload.dtype))
+            start = flat(start)
+        p = jax.tree.map(jnp.array, start)
+        m = jax.tree.map(jnp.zeros_like, p)
+        v = jax.tree.map(jnp.zeros_like, p)
+        t = jnp.zeros((), self.workload.dtype)
+        self.state: State = (p, m, v, t)
 
     def epochs(self, n: int) -> None:
         load = self.workload
@@ -136,7 +158,8 @@ class JaxScan(Run):
     def steps(self, n: int) -> None:
         load = self.workload
         if load.shuffle:
-            self._run(np.arange(n * load.batch, dtype=np.int32).reshape(n, load.batch))
+            order = np.arange(n * load.batch, dtype=np.int32)
+            self._run(order.reshape(n, load.batch))
         else:
             self.state = self._loop(self.state, self.x, self.y, n)
         jax.block_until_ready(self.state)
@@ -171,12 +194,13 @@ class JaxScan(Run):
     def _layers(self, p: Any) -> Any:
         if self.variant != "one flat vector":
             return p
-        shapes = [w for w, _ in self._shapes] + [b for _, b in self._shapes]
-        ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
-        parts = [
-            p[end - int(np.prod(s)) : end].reshape(s)
-            for s, end in zip(shapes, ends, strict=True)
-        ]
+        weights, biases = zip(*self._shapes, strict=True)
+        parts = []
+        first = 0
+        for shape in (*weights, *biases):
+            size = int(np.prod(shape))
+            parts.append(p[first : first + size].reshape(shape))
+            first += size
         n = len(self._shapes)
         return list(zip(parts[:n], parts[n:], strict=True))
 
@@ -185,7 +209,7 @@ class JaxScan(Run):
 
     def _step(self, state: State, x: Any, y: Any) -> tuple[State, Any]:
         load = self.workload
-        (p, m, v, t) = state
+        p, m, v, t = state
         loss, g = jax.value_and_grad(self._objective)(p, x, y)
         if load.l2:
             g = self._penalised(g, p)
@@ -199,18 +223,22 @@ class JaxScan(Run):
         return penalised(g, p, strength)
 
     def _scan(self, state: State, x: Any, y: Any, order: Any) -> tuple[State, Any]:
-        def take(array: Any, index: Any) -> Any:
-            return array.at[index].get(mode="promise_in_bounds")
+        def step(state: State, batch: Any) -> tuple[State, Any]:
+            return self._step(state, *batch)
+
+        def gather_and_step(state: State, index: Any) -> tuple[State, Any]:
+            return self._step(state, taken(x, index), taken(y, index))
 
         if self.variant == "gather ahead":
-            batches = (take(x, order), take(y, order))
-            return lax.scan(lambda s, batch: self._step(s, *batch), state, batches)
-        return lax.scan(
-            lambda s, i: self._step(s, take(x, i), take(y, i)), state, order
-        )
+            return lax.scan(step, state, (taken(x, order), taken(y, order)))
+        return lax.scan(gather_and_step, state, order)
 
     def _repeat(self, state: State, x: Any, y: Any, n: Any) -> State:
-        return lax.fori_loop(0, n, lambda _, s: self._step(s, x, y)[0], state)
+        def step(_: Any, state: State) -> State:
+            state, _ = self._step(state, x, y)
+            return state
+
+        return lax.fori_loop(0, n, step, state)
 
 
 def _sums(a: Any, b: Any) -> Any:
@@ -224,12 +252,15 @@ def product(x: Any, w: Any) -> Any:
 
 
 def _forth(x: Any, w: Any) -> tuple[Any, Any]:
-    rounded = x.astype(HALF), w.astype(HALF)
-    return _sums(*rounded), (*rounded, jnp.zeros((), x.dtype))
+    like = jnp.zeros((), x.dtype)
+    x = x.astype(HALF)
+    w = w.astype(HALF)
+    return _sums(x, w), (x, w, like)
 
 
 def _back(kept: Any, slope: Any) -> tuple[Any, Any]:
-    (x, w, like), slope = kept, slope.astype(HALF)
+    x, w, like = kept
+    slope = slope.astype(HALF)
     return _sums(slope, w.T).astype(like.dtype), _sums(x.T, slope)
 
 
@@ -273,24 +304,29 @@ class JaxRecipe(JaxScan):
         self.bits = 8 if "8 bits" in words else 16
         self.packed = "packed" in words
         self.ahead = "masks ahead" in words
-        super().__init__(
-            workload, "one flat vector" if words[-1] == "one flat vector" else words[0]
-        )
+        if "one flat vector" in words:
+            super().__init__(workload, "one flat vector")
+        else:
+            super().__init__(workload, words[0])
 
     def reset(self) -> None:
         super().reset()
-        p = self.state[0]
+        p, *_ = self.state
+        rule = self._optimizer(1).init(p)
         average = jax.tree.map(jnp.copy, p)
-        zero = jnp.zeros((), self.workload.dtype)
         key = jax.random.key(0)
-        self.state = (p, self._optimizer(1).init(p), average, key, zero, jnp.copy(zero))
+        done = jnp.zeros((), self.workload.dtype)
+        total = jnp.zeros((), self.workload.dtype)
+        self.state = (p, rule, average, key, done, total)
 
     def _optimizer(self, total: Any) -> Any:
-        rate = self.workload.rule.rate
-        return optax.chain(
-            optax.clip_by_global_norm(self.recipe.norm),
-            optax.adam(lambda step: rate * 0.5 * (1 + jnp.cos(jnp.pi * step / total))),
-        )
+        highest = self.workload.rule.rate
+
+        def rate(step: Any) -> Any:
+            return highest * 0.5 * (1 + jnp.cos(jnp.pi * step / total))
+
+        clip = optax.clip_by_global_norm(self.recipe.norm)
+        return optax.chain(clip, optax.adam(rate))
 
     def epochs(self, n: int) -> None:
         self._horizon(n * self.workload.n_steps)
@@ -306,8 +342,8 @@ class JaxRecipe(JaxScan):
             super()._run(order)
 
     def _horizon(self, n: int) -> None:
-        *state, _ = self.state
-        self.state = (*state, state[-1] + n)
+        *state, done, _ = self.state
+        self.state = (*state, done, done + n)
 
     def loss(self) -> float:
         return float(self._objective(self.state[2], self.x, self.y))
@@ -323,14 +359,14 @@ class JaxRecipe(JaxScan):
         n = 2**self.bits
         least = round(n * self.recipe.dropout)
         bits = jax.random.bits(key, shape, f"uint{self.bits}")
-        return jnp.where(bits >= least, 1 / (1 - least / n), 0).astype(
-            self.workload.dtype
-        )
+        masks = jnp.where(bits >= least, 1 / (1 - least / n), 0)
+        return masks.astype(self.workload.dtype)
 
     def _dropped(self, p: Any, x: Any, y: Any, masks: Any) -> Any:
         act = ACTIVATIONS[self.workload.activation]
-        parts = iter(jnp.split(masks, np.cumsum(self.workload.sizes[1:-2]), axis=1))
-        raw = forward(self._layers(p), x, lambda z: act(z) * next(parts))
+        ends = np.cumsum(self.workload.sizes[1:-2])
+        by_layer = iter(jnp.split(masks, ends, axis=1))
+        raw = forward(self._layers(p), x, lambda z: act(z) * next(by_layer))
         return loss_of(self.workload, raw, y)
 
     def _scan(self, state: Any, x: Any, y: Any, order: Any) -> tuple[Any, Any]:
@@ -346,23 +382,25 @@ class JaxRecipe(JaxScan):
         def step(state: Any, batch: Any) -> tuple[Any, Any]:
             p, rule, average, done = state
             index, draw = batch
-            rows = (part.at[index].get(mode="promise_in_bounds") for part in (x, y))
-            if dropping:
+            rows = (taken(x, index), taken(y, index))
+            if not dropping:
+                loss, g = jax.value_and_grad(self._objective)(p, *rows)
+            else:
                 if self.ahead:
                     masks = draw
                 else:
                     masks = self._masks(draw, (len(index), units))
                 loss, g = jax.value_and_grad(self._dropped)(p, *rows, masks)
-            else:
-                loss, g = jax.value_and_grad(self._objective)(p, *rows)
             change, rule = optimizer.update(g, rule, p)
             p = optax.apply_updates(p, change)
             done = done + 1
-            weight = (1 - self.recipe.average) / (1 - self.recipe.average**done)
-            return (p, rule, optax.incremental_update(p, average, weight), done), loss
+            weight = self.recipe.weight(done)
+            average = optax.incremental_update(p, average, weight)
+            return (p, rule, average, done), loss
 
         state, losses = lax.scan(step, (p, rule, average, done), (order, draws))
-        return (*state[:3], key, state[3], total), losses
+        p, rule, average, done = state
+        return (p, rule, average, key, done, total), losses
 
 
 class JaxVmapped:
@@ -382,7 +420,8 @@ class JaxVmapped:
         steps = np.stack([self._steps(self.rng, epochs, shuffle) for _ in range(n)])
         self.p, losses = self._train(self.starts, self.settings, steps)
         losses.block_until_ready()
-        self.losses = np.asarray(losses)[:, -self.sweep.workload.n_steps :].mean(1)
+        last_epoch = slice(-self.sweep.workload.n_steps, None)
+        self.losses = np.asarray(losses)[:, last_epoch].mean(1)
 
     def _steps(self, rng: np.random.Generator, epochs: int, shuffle: bool) -> Array:
         """One net's rows, shape (steps, batch)."""
@@ -399,15 +438,16 @@ class JaxVmapped:
 
         def step(state: Any, index: Any) -> tuple[Any, Any]:
             p, m, v, t = state
-            x = self.x.at[index].get(mode="promise_in_bounds")
-            y = self.y.at[index].get(mode="promise_in_bounds")
-            loss, g = jax.value_and_grad(lambda q: objective(load, q, x, y))(p)
+            x = taken(self.x, index)
+            y = taken(self.y, index)
+            loss, g = jax.value_and_grad(partial(objective, load))(p, x, y)
             if self.sweep.mixed:
                 g = penalised(g, p, l2 / load.batch)
             return updated(load, p, g, m, v, t), loss
 
         zeros = jax.tree.map(jnp.zeros_like, p)
-        (p, *_), losses = lax.scan(step, (p, zeros, zeros, jnp.float32(0)), orders)
+        start = (p, zeros, zeros, jnp.float32(0))
+        (p, *_), losses = lax.scan(step, start, orders)
         return p, losses
 
     def parameters(self) -> Array:
@@ -425,25 +465,22 @@ class OnThreads(JaxVmapped):
         super().__init__(sweep)
         alone = {"xla_cpu_multi_thread_eigen": False}
         self._train = jax.jit(self._training, compiler_options=alone)
-        self.nets = [
-            jax.tree.map(lambda part, i=i: part[i], self.starts)
-            for i in range(sweep.n_nets)
-        ]
+        self.nets = []
+        for i in range(sweep.n_nets):
+            self.nets.append([(w[i], b[i]) for w, b in self.starts])
         self.pool = ThreadPoolExecutor(cores())
 
     def train(self, epochs: int, *, shuffle: bool = True) -> None:
-        def trained(i: int) -> Any:
+        def train_one(i: int) -> Any:
             steps = self._steps(np.random.default_rng(i), epochs, shuffle)
-            return jax.block_until_ready(
-                self._train(self.nets[i], self.settings[i], steps)
-            )
+            done = self._train(self.nets[i], self.settings[i], steps)
+            return jax.block_until_ready(done)
 
-        done = list(self.pool.map(trained, range(self.sweep.n_nets)))
-        self.p = jax.tree.map(lambda *parts: np.stack(parts), *[p for p, _ in done])
+        done = list(self.pool.map(train_one, range(self.sweep.n_nets)))
+        nets, losses = zip(*done, strict=True)
+        self.p = jax.tree.map(lambda *parts: np.stack(parts), *nets)
         last = self.sweep.workload.n_steps
-        self.losses = np.array(
-            [np.asarray(losses)[-last:].mean() for _, losses in done]
-        )
+        self.losses = np.array([np.asarray(each)[-last:].mean() for each in losses])
 
 
 KINDS = {"vmap": JaxVmapped, "a net on each core": OnThreads}

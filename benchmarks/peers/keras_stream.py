@@ -65,11 +65,9 @@ class Streamed:
                     for i in range(file.num_row_groups)
                 ]
                 rng = np.random.default_rng()
-                places = [
-                    (g, k)
-                    for g in rng.permutation(len(sizes))
-                    for k in range(sizes[g] // batch)
-                ]
+                places = []
+                for g in rng.permutation(len(sizes)):
+                    places += [(g, k) for k in range(sizes[g] // batch)]
                 self.places = places[: max(1, MOST_ROWS // batch)]
 
                 @lru_cache(maxsize=2)
@@ -77,7 +75,9 @@ class Streamed:
                     table = file.read_row_group(g)
                     order = rng.permutation(table.num_rows)
                     columns = [column.to_numpy() for column in table.columns]
-                    return np.stack(columns[:-1], 1)[order], columns[-1][order, None]
+                    x = np.stack(columns[:-1], 1)
+                    y = columns[-1][:, None]
+                    return x[order], y[order]
 
                 self.group = group
 
@@ -87,7 +87,8 @@ class Streamed:
             def __getitem__(self, i: int) -> Any:
                 g, k = self.places[i]
                 x, y = self.group(int(g))
-                return x[k * batch : (k + 1) * batch], y[k * batch : (k + 1) * batch]
+                rows = slice(k * batch, (k + 1) * batch)
+                return x[rows], y[rows]
 
         return ParquetBatches()
 

@@ -20,8 +20,9 @@ def about() -> str:
     text = io.StringIO()
     with redirect_stdout(text):
         np.show_config()
-    blas = re.search(r"OpenBLAS [\w. ]+", text.getvalue())
-    return f"NumPy {np.__version__}, {blas[0].strip() if blas else 'another BLAS'}"
+    found = re.search(r"OpenBLAS [\w. ]+", text.getvalue())
+    blas = found[0].strip() if found else "another BLAS"
+    return f"NumPy {np.__version__}, {blas}"
 
 
 def sgemm(size: int) -> Callable[[], Any]:
@@ -35,15 +36,17 @@ def make(workload: Workload, variant: str = "loop") -> "NumpyLoop":
 
 def views(workload: Workload, vector: Array) -> tuple[list[Array], list[Array]]:
     """Weights and biases as views into a flat vector."""
-    sizes = workload.sizes
+    weights = []
+    biases = []
     offset = 0
-    parts = []
-    shapes: list[tuple[int, ...]] = list(pairwise(sizes))
-    for shape in [*shapes, *((n,) for n in sizes[1:])]:
-        size = int(np.prod(shape))
-        parts.append(vector[offset : offset + size].reshape(shape))
+    for n_in, n_out in pairwise(workload.sizes):
+        size = n_in * n_out
+        weights.append(vector[offset : offset + size].reshape(n_in, n_out))
         offset += size
-    return parts[: len(shapes)], parts[len(shapes) :]
+    for n_out in workload.sizes[1:]:
+        biases.append(vector[offset : offset + n_out])
+        offset += n_out
+    return weights, biases
 
 
 def activate(name: str, z: Array) -> None:
@@ -81,19 +84,27 @@ class NumpyLoop(Run):
         self.rng = np.random.default_rng(0)
         self.start = flat(workload.start())
         self.w = self.start.copy()
-        self.g, self.m, self.v, self.work = (np.zeros_like(self.w) for _ in range(4))
+        self.g = np.zeros_like(self.w)
+        self.m = np.zeros_like(self.w)
+        self.v = np.zeros_like(self.w)
+        self.work = np.zeros_like(self.w)
         self.weights, self.biases = views(workload, self.w)
         self.weight_slopes, self.bias_slopes = views(workload, self.g)
-        shapes = [(workload.batch, n) for n in workload.sizes]
-        self.a, self.d, self.s = (
-            [np.empty(s, workload.dtype) for s in shapes] for _ in range(3)
-        )
+        self.a = self._by_layer()
+        self.d = self._by_layer()
+        self.s = self._by_layer()
         self.yb = np.empty((workload.batch, *self.y.shape[1:]), self.y.dtype)
         self.reset()
 
+    def _by_layer(self) -> list[Array]:
+        """New arrays of one batch, shape (batch, units), inputs first."""
+        load = self.workload
+        return [np.empty((load.batch, n), load.dtype) for n in load.sizes]
+
     def reset(self) -> None:
         self.w[:] = self.start
-        self.m[:] = self.v[:] = 0
+        self.m[:] = 0
+        self.v[:] = 0
         self.t = 0
 
     def epochs(self, n: int) -> None:
@@ -121,15 +132,13 @@ class NumpyLoop(Run):
     def loss(self) -> float:
         raw = self.predict(self.x).astype(np.float64)
         if self.workload.loss == "mse":
-            return float(np.mean((raw - self.y) ** 2))
-        if self.workload.loss == "cross_entropy":
-            return float(
-                np.mean(
-                    np.logaddexp.reduce(raw, 1)
-                    - np.take_along_axis(raw, self.y[:, None], 1)[:, 0]
-                )
-            )
-        return float(np.mean(np.logaddexp(0, raw) - self.y * raw))
+            losses = (raw - self.y) ** 2
+        elif self.workload.loss == "cross_entropy":
+            true = np.take_along_axis(raw, self.y[:, None], 1)[:, 0]
+            losses = np.logaddexp.reduce(raw, 1) - true
+        else:
+            losses = np.logaddexp(0, raw) - self.y * raw
+        return float(np.mean(losses))
 
     def parameters(self) -> Array:
         return self.w.copy()
@@ -150,8 +159,9 @@ class NumpyLoop(Run):
         if len(x) <= block:
             return self.predict(x)
         out = np.empty((len(x), self.workload.sizes[-1]), x.dtype)
-        for i in range(0, len(x), block):
-            out[i : i + block] = self.predict(x[i : i + block])
+        for first in range(0, len(x), block):
+            rows = slice(first, first + block)
+            out[rows] = self.predict(x[rows])
         return out
 
     def _step(self, x: Array, y: Array) -> None:

@@ -67,8 +67,11 @@ def batches_of(
 ) -> list[Any]:
     """Pairs of rows and targets, of batches in the order of the rows."""
     x, y = load.data()
-    rows = map(load.rows, range(min(load.n_steps, MOST_BATCHES)))
-    return [(form(x[part]), form(y[part])) for part in rows]
+    batches = []
+    for step in range(min(load.n_steps, MOST_BATCHES)):
+        rows = load.rows(step)
+        batches.append((form(x[rows]), form(y[rows])))
+    return batches
 
 
 def over(
@@ -103,22 +106,18 @@ def fastmlp_steps(load: Workload) -> Ways:
     parts[INSIDE] = Way(repeated(run.epochs, epochs), epochs * load.n_steps)
     net = module.make(load).net
     if hasattr(net, "train_on_batch"):
-        parts[OURS] = Way(
-            over(batches, net.train_on_batch), parameters=net.parameters.copy
-        )
+        run_all = over(batches, net.train_on_batch)
+        parts[OURS] = Way(run_all, parameters=net.parameters.copy)
         from fastmlp import Adam
 
         other = module.make(load).net
+        third = module.make(load).net
         rules = [Adam(RATE / (1 + i)) for i in range(MOST_BATCHES)]
-        parts[SIZES] = Way(
-            over(_of_other_sizes(batches), module.make(load).net.train_on_batch)
-        )
-        parts[RATES] = Way(
-            over(batches, partial(_at_another_rate, other, cycle(rules)))
-        )
+        at_another_rate = partial(_at_another_rate, other, cycle(rules))
+        parts[SIZES] = Way(over(_of_other_sizes(batches), third.train_on_batch))
+        parts[RATES] = Way(over(batches, at_another_rate))
     other = module.make(load).net
-    settings = {"epochs": 1, "batch_size": load.batch}
-    fit = partial(other.fit, **settings, shuffle=False)
+    fit = partial(other.fit, epochs=1, batch_size=load.batch, shuffle=False)
     parts[FIT] = Way(over(batches, fit), parameters=other.parameters.copy)
     if load.loss == "mse":
         from fastmlp import MLPRegressor
@@ -132,16 +131,17 @@ def fastmlp_steps(load: Workload) -> Ways:
             random_state=0,
         )
         # One output is a column for a net, and a vector for an estimator.
-        vectors = [(x, y[:, 0] if y.shape[1] == 1 else y) for x, y in batches]
-        parts[PARTIAL_FIT] = Way(over(vectors, model.partial_fit))
+        if load.sizes[-1] == 1:
+            batches = [(x, y[:, 0]) for x, y in batches]
+        parts[PARTIAL_FIT] = Way(over(batches, model.partial_fit))
     return parts
 
 
 def _of_other_sizes(batches: Sequence[Any]) -> list[Any]:
     """Return batches, each with another number of rows, in an order of no rule."""
-    numbers = np.random.default_rng(0).integers(
-        1, len(batches[0][0]), len(batches), endpoint=True
-    )
+    rng = np.random.default_rng(0)
+    most = len(batches[0][0])
+    numbers = rng.integers(1, most, len(batches), endpoint=True)
     return [(x[:n], y[:n]) for (x, y), n in zip(batches, numbers, strict=True)]
 
 
@@ -152,11 +152,12 @@ def _at_another_rate(net: Any, rules: Iterator[Any], x: Array, y: Array) -> None
 
 def sklearn_steps(load: Workload) -> Ways:
     run = module_of("sklearn").make(load)
-    rows = map(load.rows, range(min(load.n_steps, MOST_BATCHES)))
-    batches = [(run.x[part], run.y[part]) for part in rows]
-    return {
-        PARTIAL_FIT: Way(over(batches, run.net.partial_fit), parameters=run.parameters)
-    }
+    batches = []
+    for step in range(min(load.n_steps, MOST_BATCHES)):
+        rows = load.rows(step)
+        batches.append((run.x[rows], run.y[rows]))
+    run_all = over(batches, run.net.partial_fit)
+    return {PARTIAL_FIT: Way(run_all, parameters=run.parameters)}
 
 
 def jax_steps(load: Workload) -> Ways:
@@ -173,10 +174,8 @@ def jax_steps(load: Workload) -> Ways:
 
     batches = [module.placed(*batch) for batch in batches_of(load)]
     parts = {}
-    for name, variant in {
-        "jit": "gather ahead",
-        "jit, one vector": "one flat vector",
-    }.items():
+    variants = {"jit": "gather ahead", "jit, one vector": "one flat vector"}
+    for name, variant in variants.items():
         run = module.make(load, variant)
         written = jax.jit(run._step, donate_argnums=0)
 
@@ -200,10 +199,8 @@ def jax_steps(load: Workload) -> Ways:
         *state, _ = updated(*run.state, x, y)
         run.state = tuple(state)
 
-    done = partial(waiting, run)
-    parts["jit, optax"] = Way(
-        over(batches, by_optax, then=done), parameters=run.parameters
-    )
+    run_all = over(batches, by_optax, then=partial(waiting, run))
+    parts["jit, optax"] = Way(run_all, parameters=run.parameters)
     return parts
 
 
@@ -217,9 +214,8 @@ def torch_steps(name: str, variants: Sequence[str], load: Workload) -> Ways:
         run = module_of(name).make(load, variant)
         threads = partial(torch.set_num_threads, run.n_threads)
         title = variant.replace("gather each epoch", "fused Adam")
-        parts[title] = Way(
-            over(batches, run.step, first=threads), parameters=run.parameters
-        )
+        run_all = over(batches, run.step, first=threads)
+        parts[title] = Way(run_all, parameters=run.parameters)
     return parts
 
 
@@ -236,14 +232,10 @@ def keras_steps(load: Workload) -> Ways:
     }[load.loss]
 
     def model() -> Any:
-        hidden = [
-            keras.layers.Dense(n, activation=load.activation) for n in load.sizes[1:-1]
-        ]
-        layers = [
-            keras.Input(load.sizes[:1]),
-            *hidden,
-            keras.layers.Dense(load.sizes[-1]),
-        ]
+        layers = [keras.Input(load.sizes[:1])]
+        for n in load.sizes[1:-1]:
+            layers.append(keras.layers.Dense(n, activation=load.activation))
+        layers.append(keras.layers.Dense(load.sizes[-1]))
         net = keras.Sequential(layers)
         net.set_weights([part for layer in load.start() for part in layer])
         adam = keras.optimizers.Adam(load.rule.rate, epsilon=1e-8)
@@ -268,15 +260,10 @@ def keras_steps(load: Workload) -> Ways:
     net = model()
     batches = batches_of(load)
     tensors = batches_of(load, tf.constant)
-    parts = {
-        OURS: Way(
-            over(batches, net.train_on_batch), parameters=partial(parameters, net)
-        )
-    }
-    for name, options in {
-        "tf.function": {},
-        "tf.function, XLA": {"jit_compile": True},
-    }.items():
+    run_all = over(batches, net.train_on_batch)
+    parts = {OURS: Way(run_all, parameters=partial(parameters, net))}
+    compilers = {"tf.function": {}, "tf.function, XLA": {"jit_compile": True}}
+    for name, options in compilers.items():
         net = model()
         step = tf.function(step_of(net), **options)
         parts[name] = Way(over(tensors, step), parameters=partial(parameters, net))
@@ -287,7 +274,8 @@ INSIDE = "inside fit"
 OURS = "train_on_batch"
 FIT = "fit"
 PARTIAL_FIT = "partial_fit"
-SIZES, RATES = "other sizes", "other rates"
+SIZES = "other sizes"
+RATES = "other rates"
 STEPS: dict[str, Callable[[Workload], Ways]] = {
     "fastmlp": fastmlp_steps,
     "sklearn": sklearn_steps,
@@ -315,7 +303,8 @@ def table_row(library: str, quick: bool) -> Ways:
     from benchmarks.bench_tables import made_up
     from benchmarks.tabular.models import pack_of
 
-    n_rows, preset = (200, "fast") if quick else (5_000, "balanced")
+    n_rows = 200 if quick else 5_000
+    preset = "fast" if quick else "balanced"
     frame, y = made_up(n_rows)
     if library == "lightgbm":
         texts = list(frame.select_dtypes(exclude="number"))
@@ -335,13 +324,12 @@ def stream_of(quick: bool) -> tuple[Array, Array, float]:
     """
     if why := missing("river"):
         raise Unsupported(why)
-    datasets, preprocessing = (
-        import_module(f"river.{m}") for m in ("datasets", "preprocessing")
-    )
-    scaler = preprocessing.StandardScaler()
+    datasets = import_module("river.datasets")
+    scaler = import_module("river.preprocessing").StandardScaler()
+    n_rows = 100 if quick else None
     rows = []
     targets = []
-    for x, y in islice(datasets.TrumpApproval(), 100 if quick else None):
+    for x, y in islice(datasets.TrumpApproval(), n_rows):
         scaler.learn_one(x)
         rows.append([*scaler.transform_one(x).values()])
         targets.append(y)
@@ -377,9 +365,10 @@ def streamed(
         return predictions
 
     for name, make in makers.items():
-        made = np.array([float(np.ravel(p)[0]) for p in learn(make)])
-        error = unit * float(np.abs(made - y)[FIRST_ROWS:].mean())
-        parts[name] = Way(repeated(learn, make), len(rows), mae=error)
+        predictions = np.array([float(np.ravel(p)[0]) for p in learn(make)])
+        errors = np.abs(predictions - y)[FIRST_ROWS:]
+        mae = unit * float(errors.mean())
+        parts[name] = Way(repeated(learn, make), len(rows), mae=mae)
     return parts
 
 
@@ -388,7 +377,9 @@ def fastmlp_stream(quick: bool) -> Ways:
 
     def make(row: Array) -> Any:
         net = MLP((row.shape[1], *HIDDEN, 1), optimizer=Adam(RATE), seed=0)
-        return net.predict, getattr(net, OURS, partial(net.fit, epochs=1, batch_size=1))
+        # A checkout before `train_on_batch` has `fit` alone.
+        by_fit = partial(net.fit, epochs=1, batch_size=1)
+        return net.predict, getattr(net, OURS, by_fit)
 
     name = f"MLP of {'-'.join(map(str, HIDDEN))}, Adam"
     return streamed(quick, {name: make}, _tables, lambda y: list(y[:, None, None]))
@@ -417,7 +408,8 @@ def sklearn_stream(quick: bool) -> Ways:
 
 
 def river_stream(quick: bool) -> Ways:
-    linear, trees = (import_module(f"river.{m}") for m in ("linear_model", "tree"))
+    linear = import_module("river.linear_model")
+    trees = import_module("river.tree")
 
     def make(kind: Any, row: Any) -> Any:
         model = kind()

@@ -33,23 +33,22 @@ def model_of(workload: Workload) -> onnx.ModelProto:
     layers = workload.start()
     source = "x"
     for i, (w, b) in enumerate(layers):
-        constants += [
-            numpy_helper.from_array(w, f"w{i}"),
-            numpy_helper.from_array(b, f"b{i}"),
-        ]
+        constants.append(numpy_helper.from_array(w, f"w{i}"))
+        constants.append(numpy_helper.from_array(b, f"b{i}"))
         last = i == len(layers) - 1
         target = "y" if last else f"z{i}"
         nodes.append(helper.make_node("Gemm", [source, f"w{i}", f"b{i}"], [target]))
         if not last:
-            nodes.append(
-                helper.make_node(ACTIVATIONS[workload.activation], [f"z{i}"], [f"a{i}"])
-            )
+            kind = ACTIVATIONS[workload.activation]
+            nodes.append(helper.make_node(kind, [f"z{i}"], [f"a{i}"]))
             source = f"a{i}"
-    ends = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, size])
-        for name, size in (("x", workload.sizes[0]), ("y", workload.sizes[-1]))
-    ]
-    graph = helper.make_graph(nodes, "net", ends[:1], ends[1:], constants)
+
+    def rows_of(name: str, size: int) -> Any:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, size])
+
+    x = rows_of("x", workload.sizes[0])
+    y = rows_of("y", workload.sizes[-1])
+    graph = helper.make_graph(nodes, "net", [x], [y], constants)
     return helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9
     )
@@ -105,7 +104,8 @@ def _bound(session: Any, n_outputs: int) -> Callable[[Array], Array]:
     def predict(x: Array) -> Array:
         nonlocal bound, binding, out
         if bound is not x:
-            bound, out = x, np.empty((len(x), n_outputs), x.dtype)
+            bound = x
+            out = np.empty((len(x), n_outputs), x.dtype)
             binding = session.io_binding()
             binding.bind_ortvalue_input("x", value(x))
             binding.bind_ortvalue_output("y", value(out))

@@ -56,7 +56,8 @@ class SklearnFit(Run):
         self.reset()
 
     def reset(self) -> None:
-        load, rule = self.workload, self.workload.rule
+        load = self.workload
+        rule = load.rule
         self.net = estimator_of(
             load,
             solver=rule.kind,
@@ -74,9 +75,8 @@ class SklearnFit(Run):
         weights, biases = zip(*load.start(), strict=True)
         for part, value in zip(parts, [*weights, *biases], strict=True):
             part[...] = value
-        del (
-            self.net._optimizer
-        )  # Its moments and step number; made anew by the next fit.
+        # Its moments and step number; made anew by the next fit.
+        del self.net._optimizer
 
     def _partial_fit(self, rows: slice) -> None:
         if self.classes:
@@ -90,9 +90,8 @@ class SklearnFit(Run):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self.net.fit(self.x, self.y)
-        self.net.warm_start = (
-            False  # partial_fit on a batch that lacks a class would raise.
-        )
+        # Else partial_fit on a batch that lacks a class would raise.
+        self.net.warm_start = False
 
     def steps(self, n: int) -> None:
         self.net.shuffle = False
@@ -102,16 +101,20 @@ class SklearnFit(Run):
 
     def loss(self) -> float:
         if self.workload.loss == "mse":
-            return float(np.mean((self.net.predict(self.x) - self.y) ** 2))
+            error = self.net.predict(self.x) - self.y
+            return float(np.mean(error**2))
         p = self.net.predict_proba(self.x).astype(np.float64)
-        chosen = p[np.arange(len(p)), np.searchsorted(self.net.classes_, self.y)]
+        columns = np.searchsorted(self.net.classes_, self.y)
+        chosen = p[np.arange(len(p)), columns]
         return float(-np.mean(np.log(np.maximum(chosen, 1e-300))))
 
     def parameters(self) -> Array:
         return flat(zip(self.net.coefs_, self.net.intercepts_, strict=True))
 
     def predictors(self) -> dict[str, Callable[[Any], Any]]:
-        return {"predict": self.net.predict_proba if self.classes else self.net.predict}
+        if self.classes:
+            return {"predict": self.net.predict_proba}
+        return {"predict": self.net.predict}
 
 
 class Many:
@@ -145,10 +148,10 @@ class Many:
         self.losses = np.array([model.loss_ for model in self.fitted])
 
     def parameters(self) -> Array:
-        parts = [[*model.coefs_, *model.intercepts_] for model in self.fitted]
-        return np.stack(
-            [np.concatenate([np.ravel(part) for part in net]) for net in parts]
-        )
+        nets = []
+        for model in self.fitted:
+            nets.append(flat(zip(model.coefs_, model.intercepts_, strict=True)))
+        return np.stack(nets)
 
 
 def fit(model: Any, x: Array, y: Array) -> Any:

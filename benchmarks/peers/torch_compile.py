@@ -49,9 +49,9 @@ def make(workload: Workload, variant: str = "") -> TorchEager:
         if workload.flops > MOST_FLOPS or not workload.shuffle:
             raise Unsupported("eight steps in a call are for small nets")
         return EightSteps(workload, variant)
-    return (WholeStep if variant.startswith("whole") else CompiledLoss)(
-        workload, variant
-    )
+    if variant.startswith("whole"):
+        return WholeStep(workload, variant)
+    return CompiledLoss(workload, variant)
 
 
 def compiled(function: Callable[..., Any], variant: str) -> Callable[..., Any]:
@@ -65,8 +65,10 @@ class CompiledLoss(TorchEager):
 
     def __init__(self, workload: Workload, variant: str) -> None:
         self._compiled = compiled(partial(objective, workload), variant)
-        masks = " and masks" if "masks" in variant else ""
-        super().__init__(workload, f"gather{masks} each epoch")
+        if "masks" in variant:
+            super().__init__(workload, "gather and masks each epoch")
+        else:
+            super().__init__(workload, "gather each epoch")
 
     def objective(self, x: Tensor, y: Tensor, masks: Tensor | None = None) -> Tensor:
         return self._compiled(self.p, x, y)
@@ -90,9 +92,8 @@ class WholeStep(CompiledLoss):
             for i in range(UNROLLED):
                 step(state, *(part[i] for part in parts))
 
-        self._step, self._steps = (
-            compiled(function, variant) for function in (step, steps)
-        )
+        self._step = compiled(step, variant)
+        self._steps = compiled(steps, variant)
         slopes = torch.func.grad_and_value(partial(objective, workload))
         self._gradient = torch.compile(slopes, dynamic=False)
         super().__init__(workload, variant)
@@ -100,17 +101,23 @@ class WholeStep(CompiledLoss):
     def reset(self) -> None:
         super().reset()
         self.p = [part.detach() for part in self.p]
-        m, v = ([torch.zeros_like(part) for part in self.p] for _ in range(2))
-        # Of shape (1,): compiled code does not write a 0-dimensional float64 argument
+        m = [torch.zeros_like(part) for part in self.p]
+        v = [torch.zeros_like(part) for part in self.p]
+        # Shape (1,): compiled code does not write a 0-dimensional float64 argument
         # back.
-        t, self.end = (torch.zeros(1, dtype=self.p[0].dtype) for _ in range(2))
+        dtype = self.p[0].dtype
+        t = torch.zeros(1, dtype=dtype)
+        self.end = torch.zeros(1, dtype=dtype)
         self.state = (self.p, m, v, self.average, t, self.end)
 
     @torch.no_grad()
     def step(self, x: Tensor, y: Tensor, masks: Tensor | None = None) -> None:
         self.end.fill_(self.total)
         self.done += 1
-        self._step(self.state, x, y, *(() if masks is None else (masks,)))
+        if masks is None:
+            self._step(self.state, x, y)
+        else:
+            self._step(self.state, x, y, masks)
 
     def gradient(self) -> Any:
         rows = self.workload.rows(0)
@@ -128,19 +135,21 @@ class EightSteps(WholeStep):
 
     def steps(self, n: int) -> None:
         self.total = self.done + n
-        self._all([part[: n * self.workload.batch] for part in (self.x, self.y)])
+        n_rows = n * self.workload.batch
+        self._all([self.x[:n_rows], self.y[:n_rows]])
 
     @torch.no_grad()
     def _all(self, parts: list[Tensor]) -> None:
-        batches = [
-            part.view(-1, self.workload.batch, *part.shape[1:]) for part in parts
-        ]
-        many = len(batches[0]) // UNROLLED * UNROLLED
+        batches = []
+        for part in parts:
+            batches.append(part.view(-1, self.workload.batch, *part.shape[1:]))
+        n_batches = len(batches[0])
+        many = n_batches // UNROLLED * UNROLLED
         self.end.fill_(self.total)
         for i in range(0, many, UNROLLED):
             self._steps(self.state, *(part[i : i + UNROLLED] for part in batches))
         self.done += many
-        for i in range(many, len(batches[0])):
+        for i in range(many, n_batches):
             self.step(*(part[i] for part in batches))
 
 
@@ -175,7 +184,8 @@ def whole_step(load: Workload) -> Callable[..., None]:
             m.lerp_(slope, 1 - 0.9)
             v.mul_(0.999).addcmul_(slope, slope, value=1 - 0.999)
             corrected = m / (1 - 0.9**t)
-            p.sub_(rate * corrected / ((v / (1 - 0.999**t)).sqrt() + 1e-8))
+            root = (v / (1 - 0.999**t)).sqrt()
+            p.sub_(rate * corrected / (root + 1e-8))
         if recipe:
             weight = (1 - recipe.average) / (1 - recipe.average**t)
             for p, average in zip(ps, averages, strict=True):

@@ -20,27 +20,34 @@ class CudaNet:
     def __init__(self, load: Any) -> None:
         torch.set_float32_matmul_precision("highest")
         self.load = load
-        self.x, self.y = (torch.from_numpy(part).cuda() for part in load.data())
-        lead = (load.n_nets,) if load.n_nets > 1 else ()
+        x, y = load.data()
+        self.x = torch.from_numpy(x).cuda()
+        self.y = torch.from_numpy(y).cuda()
+        lead = []
+        if load.n_nets > 1:
+            lead = [load.n_nets]
         self.p = []
         for n_in, n_out in pairwise(load.sizes):
             weights = torch.randn(*lead, n_in, n_out, device="cuda") / n_in**0.5
             biases = torch.zeros(*lead, 1, n_out, device="cuda")
-            self.p += [weights.requires_grad_(), biases.requires_grad_()]
+            self.p.append(weights.requires_grad_())
+            self.p.append(biases.requires_grad_())
         # On the device all of it, so that a graph may hold it.
         self.optimizer = torch.optim.Adam(self.p, lr=1e-3, fused=True, capturable=True)
         self.steps = load.n_rows // load.batch
         self.shuffled = (torch.empty_like(self.x), torch.empty_like(self.y))
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
-        product = torch.baddbmm if self.load.n_nets > 1 else torch.addmm
         act = ACTIVATIONS[self.load.activation]
-        last = len(self.p) - 2
+        product: Any = torch.addmm
         if self.load.n_nets > 1:
+            product = torch.baddbmm
             x = x.expand(self.load.n_nets, *x.shape)
+        last = len(self.p) - 2
         for i in range(0, last + 1, 2):
             x = product(self.p[i + 1], x, self.p[i])
-            x = act(x) if i < last else x
+            if i < last:
+                x = act(x)
         # Each net's mean, added up: so each has the gradient of its own.
         return ((x - y) ** 2).mean(dim=(-2, -1)).sum()
 

@@ -58,11 +58,14 @@ class DistributedNet(TorchEager):
     """A net that two processes train, and this one's rows."""
 
     def __init__(self, workload: Workload, way: str) -> None:
-        self.way, n = way, dist.get_world_size()
+        self.way = way
+        n = dist.get_world_size()
         load = workload._replace(n_rows=workload.n_rows // n, batch=workload.batch // n)
         super().__init__(load, "gather each epoch, one thread")
-        rows = machines.share(workload, dist.get_rank(), n)
-        self.x, self.y = self.exact, _ = [torch.from_numpy(part) for part in rows]
+        x, y = machines.share(workload, dist.get_rank(), n)
+        self.x = torch.from_numpy(x)
+        self.y = torch.from_numpy(y)
+        self.exact = self.x
 
     def reset(self) -> None:
         super().reset()
@@ -92,7 +95,8 @@ class DistributedNet(TorchEager):
     def epochs(self, n: int, *, shuffle: bool = True) -> None:
         if shuffle:
             super().epochs(n)
-        for _ in range(0 if shuffle else n):
+            return
+        for _ in range(n):
             self.steps(self.workload.n_steps)
 
 

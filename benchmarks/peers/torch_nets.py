@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -57,13 +58,11 @@ Tensor: TypeAlias = torch.Tensor
 
 def about() -> str:
     words = ("oneAPI", "MKL-DNN", "CPU capability", "OpenMP")
-    lines = [line.strip(" -") for line in torch.__config__.show().splitlines()]
-    facts = [
-        line
-        for line in lines
-        if any(word in line for word in words) and "=" not in line
-    ]
-    return f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads; {'; '.join(facts)}"
+    facts = [f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads"]
+    for line in torch.__config__.show().splitlines():
+        if any(word in line for word in words) and "=" not in line:
+            facts.append(line.strip(" -"))
+    return "; ".join(facts)
 
 
 def sgemm(size: int) -> Callable[[], Any]:
@@ -72,8 +71,10 @@ def sgemm(size: int) -> Callable[[], Any]:
 
 
 def make(workload: Workload, variant: str = "") -> "TorchEager":
-    kind = TorchMixed if workload.form == "mixed" else TorchEager
-    return kind(workload, variant or VARIANTS[workload.form][0])
+    variant = variant or VARIANTS[workload.form][0]
+    if workload.form == "mixed":
+        return TorchMixed(workload, variant)
+    return TorchEager(workload, variant)
 
 
 def forward(
@@ -104,13 +105,14 @@ def objective(
     load: Workload, parameters: Any, x: Tensor, y: Tensor, masks: Tensor | None = None
 ) -> Tensor:
     """The loss, by products in the workload's precision."""
+    loss_of = LOSSES[load.loss]
     if load.compute_dtype is None:
         rate = load.recipe.dropout if load.recipe else 0.0
-        return LOSSES[load.loss](
-            forward(load.activation, parameters, x, rate, masks), y
-        )
+        raw = forward(load.activation, parameters, x, rate, masks)
+        return loss_of(raw, y)
     with torch.autocast("cpu", dtype=getattr(torch, load.compute_dtype)):
-        return LOSSES[load.loss](forward(load.activation, parameters, x).float(), y)
+        raw = forward(load.activation, parameters, x)
+        return loss_of(raw.float(), y)
 
 
 class TorchEager(Run):
@@ -124,39 +126,42 @@ class TorchEager(Run):
         self.recipe = workload.recipe
         # Small nets are faster on one: 4-16-3 takes 236 us a step, and 271 on two.
         self.n_threads = 1 if variant.endswith("one thread") else N_THREADS
-        self.x, self.y = self.exact, _ = [
-            torch.from_numpy(part) for part in workload.data()
-        ]
+        x, y = workload.data()
+        self.x = torch.from_numpy(x)
+        self.y = torch.from_numpy(y)
+        # Inputs that no precision has rounded.
+        self.exact = self.x
         self.reset()
 
     def reset(self) -> None:
-        self.p = [
-            torch.from_numpy(part).clone(memory_format=torch.contiguous_format)
-            for weight, bias in self.workload.start()
-            for part in (weight.T.copy(), bias)
-        ]
+        self.p = []
+        for weight, bias in self.workload.start():
+            self.p.append(torch.tensor(weight.T.copy()))
+            self.p.append(torch.tensor(bias))
+        self.average = []
         if self.recipe:
             self.average = [part.clone() for part in self.p]
-        else:
-            self.average = []
-        self.done = self.total = 0
+        self.done = 0
+        self.total = 0
         for p in self.p:
             p.requires_grad_()
         self.optimizer = self._optimizer()
 
     def _optimizer(self) -> torch.optim.Optimizer:
-        load, rule = self.workload, self.workload.rule
+        load = self.workload
+        rule = load.rule
         if rule.kind == "sgd":
             options = {"momentum": rule.momentum, "nesterov": rule.momentum > 0}
             return torch.optim.SGD(self.p, rule.rate, fused=True, **options)
         if rule.kind == "adamw":
             decay = rule.weight_decay
             return torch.optim.AdamW(self.p, rule.rate, weight_decay=decay, fused=True)
-        groups: list[dict[str, Any]] = [{"params": self.p}]
-        if load.l2:  # The penalty's gradient, without autograd.
-            weights = {"params": self.p[::2], "weight_decay": load.l2 / load.batch}
-            groups = [weights, {"params": self.p[1::2]}]
-        return torch.optim.Adam(groups, rule.rate, fused=True)
+        if not load.l2:
+            return torch.optim.Adam(self.p, rule.rate, fused=True)
+        # The penalty's gradient, without autograd.
+        weights = {"params": self.p[::2], "weight_decay": load.l2 / load.batch}
+        biases = {"params": self.p[1::2]}
+        return torch.optim.Adam([weights, biases], rule.rate, fused=True)
 
     def objective(self, x: Tensor, y: Tensor, masks: Tensor | None = None) -> Tensor:
         return objective(self.workload, self.p, x, y, masks)
@@ -175,19 +180,21 @@ class TorchEager(Run):
         with torch.no_grad():
             # As `swa_utils.get_ema_multi_avg_fn` does;
             # the weight is that of a debiased mean.
-            torch._foreach_lerp_(self.average, self.p, self.recipe.weight(self.done))
+            weight = self.recipe.weight(self.done)
+            torch._foreach_lerp_(self.average, self.p, weight)
 
     def gathered(self) -> list[Tensor]:
         """Rows and targets of an epoch in a new order,
         and its masks if the variant has them.
         """
         load = self.workload
-        order = torch.randperm(self.workload.n_rows)
-        parts = [part.index_select(0, order) for part in (self.x, self.y)]
+        order = torch.randperm(load.n_rows)
+        parts = [self.x.index_select(0, order), self.y.index_select(0, order)]
         if "masks" in self.variant and self.recipe and self.recipe.dropout:
             kept = 1 - self.recipe.dropout
-            drawn = torch.empty(load.n_rows, sum(load.sizes[1:-1]), dtype=self.x.dtype)
-            parts.append(drawn.bernoulli_(kept).mul_(1 / kept))
+            units = sum(load.sizes[1:-1])
+            masks = torch.empty(load.n_rows, units, dtype=self.x.dtype)
+            parts.append(masks.bernoulli_(kept).mul_(1 / kept))
         return parts
 
     def batches(self) -> Iterator[tuple[Tensor, ...]]:
@@ -197,9 +204,8 @@ class TorchEager(Run):
         if not load.shuffle:
             yield x, y
         elif "each epoch" in self.variant:
-            yield from zip(
-                *(part.split(load.batch) for part in self.gathered()), strict=True
-            )
+            parts = [part.split(load.batch) for part in self.gathered()]
+            yield from zip(*parts, strict=True)
         else:
             for index in torch.randperm(load.n_rows).split(load.batch):
                 yield x.index_select(0, index), y.index_select(0, index)
@@ -230,7 +236,9 @@ class TorchEager(Run):
 
     def parameters(self) -> Array:
         p = [part.detach().numpy() for part in self.average or self.p]
-        return flat([(w.T, b) for w, b in zip(p[::2], p[1::2], strict=True)])
+        weights = [part.T for part in p[::2]]
+        biases = p[1::2]
+        return flat(zip(weights, biases, strict=True))
 
     def rows(self, x: Array) -> Tensor:
         return torch.from_numpy(x)
@@ -240,6 +248,10 @@ class TorchEager(Run):
         name = self.workload.activation
         inference = torch.inference_mode()
         products = _products(name, p)
+
+        def by_blocks(x: Tensor) -> Tensor:
+            return torch.cat([products(block) for block in x.split(1_000)])
+
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             module = Net(name, [part.clone() for part in p]).eval()
@@ -247,9 +259,7 @@ class TorchEager(Run):
         return {
             "inference_mode": inference(lambda x: forward(name, p, x)),
             "addmm, in place": inference(products),
-            "blocks of 1,000": inference(
-                lambda x: torch.cat([products(b) for b in x.split(1_000)])
-            ),
+            "blocks of 1,000": inference(by_blocks),
             "jit": inference(lambda x: traced(x)),
         }
 
@@ -293,14 +303,14 @@ class TorchMixed(TorchEager):
             self.x = self.x.bfloat16()
 
     def step(self, x: Tensor, y: Tensor, masks: Tensor | None = None) -> None:
-        torch.set_float32_matmul_precision("medium" if self.by_leave else "highest")
+        precision = "medium" if self.by_leave else "highest"
+        torch.set_float32_matmul_precision(precision)
         super().step(x, y)
 
     def objective(self, x: Tensor, y: Tensor, masks: Tensor | None = None) -> Tensor:
+        load = self.workload
         if self.by_leave:
-            load = self.workload._replace(compute_dtype=None)
-        else:
-            load = self.workload
+            load = load._replace(compute_dtype=None)
         return objective(load, self.p, x, y)
 
 
@@ -315,25 +325,25 @@ def kernels(workload: Workload, variant: str) -> list[str]:
         text=True,
         check=True,
     )
-    calls = [
-        line.split(",") for line in done.stdout.splitlines() if ",exec,cpu," in line
-    ]
-    products = [
-        fields for fields in calls if "matmul" in fields or "inner_product" in fields
-    ]
-    return list(
-        dict.fromkeys(
-            f"{fields[5]}, {fields[6]}, {_dtypes(fields)}" for fields in products
-        )
-    )
+    # A dict keeps each once, in the order of their first calls.
+    names: dict[str, None] = {}
+    for line in done.stdout.splitlines():
+        if ",exec,cpu," not in line:
+            continue
+        fields = line.split(",")
+        if "matmul" in fields or "inner_product" in fields:
+            names[f"{fields[5]}, {fields[6]}, {_dtypes(fields)}"] = None
+    return list(names)
 
 
 def _dtypes(fields: list[str]) -> str:
     """Each tensor and its dtype: "src:bf16 wei:bf16 dst:bf16"."""
     tensors = next(field for field in fields if field.startswith("src"))
-    return " ".join(
-        ":".join(part.replace("_", ":").split(":")[:2]) for part in tensors.split()
-    )
+    words = []
+    for part in tensors.split():
+        name, dtype, *_ = part.replace("_", ":").split(":")
+        words.append(f"{name}:{dtype}")
+    return " ".join(words)
 
 
 class Many:
@@ -371,8 +381,10 @@ class Many:
         self.losses = losses.numpy() / load.n_steps
 
     def parameters(self) -> Array:
-        parts = [*(w.transpose(1, 2) for w in self.p[::2]), *self.p[1::2]]
-        return np.concatenate([p.reshape(len(p), -1).numpy() for p in parts], 1)
+        weights = [part.transpose(1, 2) for part in self.p[::2]]
+        biases = self.p[1::2]
+        by_net = [part.reshape(len(part), -1).numpy() for part in weights + biases]
+        return np.concatenate(by_net, axis=1)
 
 
 # Rows that a call takes at most: an eager step takes 0.1 ms and more.
@@ -415,26 +427,30 @@ class Streamed:
     """A net, and a loader for each call; calls return the number of rows."""
 
     def __init__(self, stream: Stream, path: Path, way: str, contestant: str) -> None:
-        self.load, self.groups = stream.workload, way.startswith("row groups")
+        self.load = stream.workload
+        self.groups = way.startswith("row groups")
         module = load(contestant)
         variant = {"torch": "gather each epoch", "compile": "whole step"}
         in_memory = self.load._replace(n_rows=min(self.load.n_rows, MOST_ROWS))
         self.run: Any = module.make(in_memory, variant[contestant])
-        rows = RowGroups(path, None if self.groups else self.load.batch)
+        batch = None if self.groups else self.load.batch
+        rows = RowGroups(path, batch)
+        workers = {}
         if way.endswith("process"):
             workers = {"num_workers": 1, "prefetch_factor": 2}
-        else:
-            workers = {}
         self.loader: Any = DataLoader(rows, batch_size=None, **workers)
 
     def batches(self) -> Iterator[Pair]:
-        n = 0
+        """Yield the batches of a call, of `MOST_ROWS` rows at most."""
+        n_batches = -(-MOST_ROWS // self.load.batch)
+        yield from islice(self._all_batches(), n_batches)
+
+    def _all_batches(self) -> Iterator[Pair]:
         for x, y in self.loader:
-            for pair in batches_of(x, y, self.load.batch) if self.groups else ((x, y),):
-                yield pair
-                n += self.load.batch
-                if n >= MOST_ROWS:
-                    return
+            if self.groups:
+                yield from batches_of(x, y, self.load.batch)
+            else:
+                yield x, y
 
     def reading(self) -> int:
         return sum(len(x) for x, _ in self.batches())
