@@ -9,6 +9,7 @@ import warnings
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache, partial
 from importlib import import_module
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,8 @@ from benchmarks.race import Ways, repeated
 from benchmarks.scores import Record
 
 LIBRARIES = {"fastmlp": "fastmlp", "sklearn": "sklearn.neural_network"}
-SPARSE, MADE_UP = "sparse-text", "50000x30"
+SPARSE = "sparse-text"
+MADE_UP = "50000x30"
 # Further settings for all: the synthetic rows are many,
 # and every epoch is like the next.
 DATASETS: dict[str, Record] = {
@@ -52,10 +54,8 @@ CONFIGURATIONS: dict[str, Record] = {
         "hidden_layer_sizes": (32, 16),
     },
 }
-TASKS = [
-    *((name, what) for name in DATASETS if name != SPARSE for what in CONFIGURATIONS),
-    (SPARSE, "defaults"),
-]
+DENSE = [name for name in DATASETS if name != SPARSE]
+TASKS = [*product(DENSE, CONFIGURATIONS), (SPARSE, "defaults")]
 FOLDS = 5
 GRID: dict[str, list[Any]] = {
     "hidden_layer_sizes": [(32,), (64,), (32, 32)],
@@ -64,7 +64,6 @@ GRID: dict[str, list[Any]] = {
     "batch_size": [64, 200],
 }
 QUICK: dict[str, list[Any]] = {"hidden_layer_sizes": [(8,)], "alpha": [1e-4, 1e-2]}
-FIXED = {"max_iter": 30, "random_state": 0}
 
 
 @cache
@@ -73,19 +72,25 @@ def data(name: str, dtype: str, quick: bool = False) -> tuple[Any, Any]:
     rng = np.random.default_rng(0)
     if name == SPARSE:
         sparse = import_module("scipy.sparse")
-        n, words = (200, 500) if quick else (20_000, 50_000)
+        n = 200 if quick else 20_000
+        words = 500 if quick else 50_000
         X = sparse.random_array(
             (n, words), density=0.001, rng=rng, format="csr", dtype=dtype
         )
-        return X, (X @ rng.normal(size=words) > 0).astype(int)
+        y = X @ rng.normal(size=words) > 0
+        return X, y.astype(int)
     if name == MADE_UP:
-        X = rng.normal(size=(200 if quick else 50_000, 30))
-        return X.astype(dtype), (X[:, 0] * X[:, 1] + X[:, 2] > 0).astype(int)
-    X, y = getattr(import_module("sklearn.datasets"), f"load_{name}")(return_X_y=True)
+        n = 200 if quick else 50_000
+        X = rng.normal(size=(n, 30))
+        y = X[:, 0] * X[:, 1] + X[:, 2] > 0
+        return X.astype(dtype), y.astype(int)
+    load = getattr(import_module("sklearn.datasets"), f"load_{name}")
+    X, y = load(return_X_y=True)
     if quick:
         X = X[:200]
         y = y[:200]
-    X = (X - X.mean(axis=0)) / np.where(X.std(axis=0) > 0, X.std(axis=0), 1)
+    deviation = X.std(axis=0)
+    X = (X - X.mean(axis=0)) / np.where(deviation > 0, deviation, 1)
     if name == "diabetes":
         y = ((y - y.mean()) / y.std()).astype(dtype)
     return X.astype(dtype), y
@@ -95,10 +100,11 @@ def fitted(
     contestant: str, name: str, dtype: str, settings: Record, quick: bool = False
 ) -> Any:
     """A contestant's estimator of a data set."""
-    kind = "MLPRegressor" if name == "diabetes" else "MLPClassifier"
-    model = getattr(import_module(LIBRARIES[contestant]), kind)(
-        random_state=0, **settings
-    )
+    library = import_module(LIBRARIES[contestant])
+    if name == "diabetes":
+        model = library.MLPRegressor(random_state=0, **settings)
+    else:
+        model = library.MLPClassifier(random_state=0, **settings)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return model.fit(*data(name, dtype, quick))
@@ -122,41 +128,40 @@ class Predict(Ways):
 
     def __init__(self, worker: Any, quick: bool, n_rows: int, dtype: str) -> None:
         model = fitted(worker.name, "digits", dtype, {"max_iter": 2}, quick)
-        X = data("digits", dtype, quick)[0]
-        rows = np.resize(X, (min(n_rows, 100) if quick else n_rows, X.shape[1]))
+        X, _ = data("digits", dtype, quick)
+        if quick:
+            n_rows = min(n_rows, 100)
+        rows = np.resize(X, (n_rows, X.shape[1]))
         super().__init__(worker, quick, {"predict": repeated(model.predict, rows)})
 
 
 def search_of(contestant: str, quick: bool) -> Any:
-    fixed: Any
-    parameters, fixed = (QUICK, {**FIXED, "max_iter": 3}) if quick else (GRID, FIXED)
+    library = import_module(LIBRARIES[contestant])
+    grid = QUICK if quick else GRID
+    max_iter = 3 if quick else 30
+    model = library.MLPClassifier(max_iter=max_iter, random_state=0)
     if contestant == "fastmlp":
-        from fastmlp import MLPClassifier, MLPSearchCV
-
-        return MLPSearchCV(MLPClassifier(**fixed), parameters, cv=FOLDS)
-    from sklearn import neural_network
+        return library.MLPSearchCV(model, grid, cv=FOLDS)
     from sklearn.model_selection import GridSearchCV
 
-    model = neural_network.MLPClassifier(**fixed)
-    return GridSearchCV(model, parameters, cv=FOLDS, n_jobs=cores())
+    return GridSearchCV(model, grid, cv=FOLDS, n_jobs=cores())
 
 
 def searched(contestant: str, quick: bool) -> Any:
     """A fitted search on digits."""
     X, y = data("digits", "float64", quick)
     model = search_of(contestant, quick)
-    with warnings.catch_warnings(), _processes() if contestant == "sklearn" else NONE:
+    with warnings.catch_warnings(), _processes(contestant):
         warnings.simplefilter("ignore")
         return model.fit(X, y)
 
 
-NONE: AbstractContextManager[Any] = nullcontext()
-
-
-def _processes() -> AbstractContextManager[Any]:
-    """One thread of BLAS for each process:
+def _processes(contestant: str) -> AbstractContextManager[Any]:
+    """One thread of BLAS for each process of scikit-learn's:
     the environment's number is for all of them together.
     """
+    if contestant != "sklearn":
+        return nullcontext()
     import joblib
 
     return joblib.parallel_config("loky", inner_max_num_threads=1)

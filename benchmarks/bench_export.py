@@ -45,7 +45,8 @@ def with_loop(code: str, call: str, flags: tuple[str, ...]) -> Callable[[int], f
     if compiler is None:
         raise Unsupported("there is no C compiler")
     folder = Path(tempfile.mkdtemp())
-    source, library = folder / "net.c", folder / "net.so"
+    source = folder / "net.c"
+    library = folder / "net.so"
     source.write_text(code + LOOP.replace("@CALL", call))
     files = ["-o", str(library), str(source), "-lm"]
     subprocess.run([compiler, *flags, "-shared", "-fPIC", *files], check=True)

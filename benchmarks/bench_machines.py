@@ -76,7 +76,8 @@ BY_NAME = {workload.name: workload for workload in MACHINES}
 def share(workload: Workload, rank: int, size: int) -> tuple[Array, Array]:
     x, y = workload.data()
     n = len(x) // size
-    return x[rank * n : (rank + 1) * n], y[rank * n : (rank + 1) * n]
+    rows = slice(rank * n, (rank + 1) * n)
+    return x[rows], y[rows]
 
 
 def bind(rank: int) -> None:
@@ -99,17 +100,21 @@ def trained(run: Any, load: Workload, ranks: Any, quick: bool) -> Record:
             ranks.barrier()
 
         ranks.barrier()
-        return timed(epochs)[0]
+        spent, _ = timed(epochs)
+        return spent
 
     run.epochs(1, shuffle=False)
     parameters = run.parameters()
-    some = parameters[np.linspace(0, len(parameters) - 1, SAMPLE).astype(int)]
-    n = ranks.agreed(1 if quick else max(1, round(SECONDS / seconds(1))))
+    places = np.linspace(0, len(parameters) - 1, SAMPLE).astype(int)
+    n = 1
+    if not quick:
+        n = max(1, round(SECONDS / seconds(1)))
+    n = ranks.agreed(n)
     turns = [seconds(n) / (n * load.n_steps) for _ in range(REPEATS)]
     return {
         "step_seconds": turns,
         "loss": run.loss(),
-        "sample": [float(p) for p in some],
+        "sample": [float(p) for p in parameters[places]],
     }
 
 
@@ -123,18 +128,18 @@ def main(module: str, name: str, size: str, file: str) -> None:
     tried = {way: min(record["step_seconds"]) for way, record in ways.items()}
     best = min(tried, key=lambda way: tried[way])
     if ranks.rank == 0:
-        print(json.dumps({"way": best, "tried": tried, **ways[best]}), flush=True)
+        reply = {"way": best, "tried": tried, **ways[best]}
+        print(json.dumps(reply), flush=True)
     ranks.close()
 
 
 def missing(name: str) -> str | None:
     """The reason that a contestant cannot take part, or None."""
-    absent = [
-        library for library in CONTESTANTS[name].needs if find_spec(library) is None
-    ]
+    way = CONTESTANTS[name]
+    absent = [library for library in way.needs if find_spec(library) is None]
     if absent:
         return f"not installed: {', '.join(absent)}"
-    if CONTESTANTS[name].title == "fastmlp" and mpiexec() is None:
+    if way.title == "fastmlp" and mpiexec() is None:
         return "there is no mpiexec"
     if len(cores_first()) < RANKS:
         return f"it needs {RANKS} cores: --threads {RANKS}"
@@ -143,22 +148,22 @@ def missing(name: str) -> str | None:
 
 def mpiexec() -> str | None:
     """The program that starts ranks: the environment's own, or that of the path."""
-    folders = os.pathsep.join(
-        [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
-    )
-    return shutil.which("mpiexec", path=folders)
+    folders = [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
+    return shutil.which("mpiexec", path=os.pathsep.join(folders))
 
 
 def run(name: str, workload: str, *, quick: bool) -> Record:
     """The reply of a contestant's processes on a workload, or an error."""
     with tempfile.TemporaryDirectory() as folder:
-        size = "quick" if quick else "full"
-        polite = YIELD if quick else {}
-        started = _start(name, [workload, size, str(Path(folder) / "meeting")], polite)
+        meeting = str(Path(folder) / "meeting")
+        if quick:
+            started = _start(name, [workload, "quick", meeting], YIELD)
+        else:
+            started = _start(name, [workload, "full", meeting], {})
+        outputs = []
         try:
-            outputs = [
-                process.communicate(timeout=LIMIT_SECONDS) for process in started
-            ]
+            for process in started:
+                outputs.append(process.communicate(timeout=LIMIT_SECONDS))
         except subprocess.TimeoutExpired:
             return {"error": f"no result within {LIMIT_SECONDS} s"}
         finally:
@@ -169,7 +174,9 @@ def run(name: str, workload: str, *, quick: bool) -> Record:
     for process, (_, errors) in zip(started, outputs, strict=True):
         if process.returncode:
             return {"error": _last_error(errors)}
-    reply: Record = json.loads(outputs[0][0].strip().splitlines()[-1])
+    printed, _ = outputs[0]
+    *_, last = printed.strip().splitlines()
+    reply: Record = json.loads(last)
     return reply
 
 
@@ -179,7 +186,8 @@ def _last_error(text: str) -> str:
     """
     lines = [line for line in text.splitlines() if line.strip("\0 ")]
     errors = [line for line in lines if re.match(r"\w+(Error|Exception): ", line)]
-    return [*(lines or ["no output"]), *errors][-1][:200]
+    *_, last = ["no output", *lines, *errors]
+    return last[:200]
 
 
 def _start(
@@ -202,10 +210,11 @@ def _start(
     if way.title == "fastmlp":
         mpi = [str(mpiexec()), "-n", str(RANKS), "--bind-to", "none"]
         return [start([*mpi, sys.executable, "-m", "mpi4py", *program], env=environ)]
-    ranks = [{"RANK": str(rank), "WORLD_SIZE": str(RANKS)} for rank in range(RANKS)]
-    return [
-        start([sys.executable, *program], env={**environ, **rank}) for rank in ranks
-    ]
+    started = []
+    for rank in range(RANKS):
+        place = {"RANK": str(rank), "WORLD_SIZE": str(RANKS)}
+        started.append(start([sys.executable, *program], env={**environ, **place}))
+    return started
 
 
 class Work:
@@ -217,7 +226,9 @@ class Work:
     def __init__(
         self, worker: Any, quick: bool, workload: str, form: str | None = None
     ) -> None:
-        self.name = f"{worker.name}-{form}" if form else worker.name
+        self.name = worker.name
+        if form:
+            self.name = f"{worker.name}-{form}"
         if why := missing(self.name):
             raise Unsupported(why)
         self.workload = workload

@@ -46,21 +46,20 @@ def _fma(builder: ir.IRBuilder, dtype: str, lanes: int, vector: ir.Type) -> Step
     """
 
     def function(name: str, *kinds: ir.Type) -> ir.Function:
+        known = builder.module.globals.get(name)
+        if known:
+            return known
         signature = ir.FunctionType(vector, kinds)
-        return builder.module.globals.get(name) or ir.Function(
-            builder.module, signature, name
-        )
+        return ir.Function(builder.module, signature, name)
 
     if dtype == "bfloat16":
         pairs = ir.VectorType(_BFloat16(), 2 * lanes)
-        add = function(
-            f"llvm.x86.avx512bf16.dpbf16ps.{32 * lanes}", vector, pairs, pairs
-        )
+        name = f"llvm.x86.avx512bf16.dpbf16ps.{32 * lanes}"
+        add = function(name, vector, pairs, pairs)
         small = builder.bitcast(ir.Constant(vector, [0.001] * lanes), pairs)
         return lambda chain: builder.call(add, [chain, small, small])
-    fma = function(
-        f"llvm.fma.v{lanes}f{8 * np.dtype(dtype).itemsize}", vector, vector, vector
-    )
+    bits = 8 * np.dtype(dtype).itemsize
+    fma = function(f"llvm.fma.v{lanes}f{bits}", vector, vector, vector)
     factor = ir.Constant(vector, [0.999] * lanes)
     addend = ir.Constant(vector, [0.001] * lanes)
     return lambda chain: builder.call(fma, [chain, factor, addend])
@@ -106,10 +105,12 @@ def fma_loop(dtype: str) -> tuple[Callable[[int], float], int]:
     With "bfloat16" operands are pairs of it, and sums float32.
     """
     size = 8 if dtype == "float64" else 4
+    kind = float64 if dtype == "float64" else float32
     lanes = vector_bytes() // size
     # Latency 4 on 2 ports asks for 8; with 16 registers, more than 13 would spill.
-    chains = 24 if vector_bytes() == 64 else 12
-    kind = float32 if size == 4 else float64
+    chains = 12
+    if vector_bytes() == 64:
+        chains = 24
 
     @intrinsic
     def rounds(typing_context: Any, n: Any) -> Any:
@@ -122,14 +123,15 @@ def fma_loop(dtype: str) -> tuple[Callable[[int], float], int]:
     def run(n: int) -> float:
         return rounds(n)
 
-    return run, (4 if dtype == "bfloat16" else 2) * lanes * chains
+    products = 2 if dtype == "bfloat16" else 1
+    return run, 2 * products * lanes * chains
 
 
 def in_threads(run: Callable[[int], float], n: int, n_threads: int) -> None:
     """Run n rounds on each of some threads."""
-    threads = [
-        threading.Thread(target=run, args=(np.int64(n),)) for _ in range(n_threads)
-    ]
+    threads = []
+    for _ in range(n_threads):
+        threads.append(threading.Thread(target=run, args=(np.int64(n),)))
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -142,21 +144,20 @@ class Work(Ways):
     """
 
     def __init__(self, worker: Any, quick: bool, dtype: str) -> None:
-        if worker.name == "fastmlp":
-            if dtype == "bfloat16" and not multiplies_pairs():
-                raise Unsupported("this processor has no products of bfloat16")
-            loop, flops = fma_loop(dtype)
-            loop(1)
-            rounds = 10_000 if quick else 1_000_000
-            threads = 1 if quick else cores()
-            calls = repeated(in_threads, loop, rounds, threads)
-            super().__init__(
-                worker, quick, {"registers": calls}, units=flops * rounds * threads
-            )
+        if worker.name != "fastmlp":
+            size = 256 if quick else 2048
+            product = repeated(worker.module.sgemm(size))
+            super().__init__(worker, quick, {"sgemm": product}, units=2 * size**3)
             return
-        size = 256 if quick else 2048
-        product = repeated(worker.module.sgemm(size))
-        super().__init__(worker, quick, {"sgemm": product}, units=2 * size**3)
+        if dtype == "bfloat16" and not multiplies_pairs():
+            raise Unsupported("this processor has no products of bfloat16")
+        loop, flops = fma_loop(dtype)
+        loop(1)
+        rounds = 10_000 if quick else 1_000_000
+        threads = 1 if quick else cores()
+        calls = repeated(in_threads, loop, rounds, threads)
+        units = flops * rounds * threads
+        super().__init__(worker, quick, {"registers": calls}, units=units)
 
 
 @pytest.mark.libraries("fastmlp", "numpy", "torch")

@@ -31,18 +31,20 @@ def sinc(x: Array) -> Array:
 
 def friedman(x: Array) -> Array:
     """Friedman's first function of inputs in [-1, 1], standardized."""
-    u = (x + 1) / 2
-    value = 10 * np.sin(np.pi * u[:, :1] * u[:, 1:2]) + 20 * (u[:, 2:3] - 0.5) ** 2
-    return (value + 10 * u[:, 3:4] + 5 * u[:, 4:5] - 14.4) / 4.9
+    a, b, c, d, e = np.split((x + 1) / 2, 5, axis=1)
+    wave = np.sin(np.pi * a * b)
+    value = 10 * wave + 20 * (c - 0.5) ** 2 + 10 * d + 5 * e
+    return (value - 14.4) / 4.9
 
 
 def arm(x: Array) -> Array:
     """The reach of an arm of two joints, by angles and lengths."""
-    angle = np.pi / 2 * x[:, :1]
-    turn = np.pi / 2 * x[:, 1:2]
-    return (0.75 + x[:, 2:3] / 4) * np.cos(angle) + (0.75 + x[:, 3:4] / 4) * np.cos(
-        angle + turn
-    )
+    angle, turn, first, second = np.split(x, 4, axis=1)
+    angle = np.pi / 2 * angle
+    turn = np.pi / 2 * turn
+    first = 0.75 + first / 4
+    second = 0.75 + second / 4
+    return first * np.cos(angle) + second * np.cos(angle + turn)
 
 
 def pressure(x: Array) -> Array:
@@ -151,11 +153,10 @@ def by_torch(problem: Problem) -> float:
     layers = []
     for weights, biases in zip(net.weights, net.biases, strict=True):
         layer = torch.nn.Linear(*weights.shape, dtype=torch.float64)
-        layer.weight.data, layer.bias.data = (
-            torch.tensor(weights.T.copy()),
-            torch.tensor(biases),
-        )
-        layers += [layer, torch.nn.Tanh()]
+        layer.weight.data = torch.tensor(weights.T.copy())
+        layer.bias.data = torch.tensor(biases)
+        layers.append(layer)
+        layers.append(torch.nn.Tanh())
     model = torch.nn.Sequential(*layers[:-1])
     lm = library.training.LevenbergMarquardtModule(
         model,
@@ -177,15 +178,16 @@ def by_optimistix(problem: Problem) -> float:
     jax.config.update("jax_enable_x64", True)
     jnp = jax.numpy
     net = problem.net("adam")
-    x, y = jnp.asarray(problem.x), jnp.asarray(problem.y)
-    start = [
-        (jnp.asarray(w), jnp.asarray(b))
-        for w, b in zip(net.weights, net.biases, strict=True)
-    ]
+    x = jnp.asarray(problem.x)
+    y = jnp.asarray(problem.y)
+    weights = [jnp.asarray(w) for w in net.weights]
+    biases = [jnp.asarray(b) for b in net.biases]
+    start = list(zip(weights, biases, strict=True))
     scale = 1 / np.sqrt(len(x))
 
     def residuals(layers: Any, _: Any) -> Any:
-        return ((forward(layers, x, jnp.tanh) - y) * scale).ravel(), None
+        error = forward(layers, x, jnp.tanh) - y
+        return (error * scale).ravel(), None
 
     solver = optx.LevenbergMarquardt(
         rtol=1e-15, atol=1e-15, linear_solver=lx.Normal(lx.Cholesky())
@@ -201,17 +203,23 @@ def by_optimistix(problem: Problem) -> float:
             layers, state, _ = solver.step(
                 residuals, layers, None, {}, state, frozenset()
             )
-            return eqx.partition((layers, state), eqx.is_array)[0]
+            dynamic, _ = eqx.partition((layers, state), eqx.is_array)
+            return dynamic
 
         return jax.lax.fori_loop(0, 10, step, dynamic)
 
-    loss = jax.jit(lambda layers: jnp.sum(residuals(layers, None)[0] ** 2))
+    @jax.jit
+    def loss(layers: Any) -> Any:
+        error, _ = residuals(layers, None)
+        return jnp.sum(error**2)
+
     jax.block_until_ready((steps(dynamic), loss(start)))
     watch = problem.watch()
     while True:
         dynamic = jax.block_until_ready(steps(dynamic))
         # The layers that were accepted last; those of the state's own are tried.
-        now = float(loss(eqx.combine(dynamic, static)[0]))
+        layers, _ = eqx.combine(dynamic, static)
+        now = float(loss(layers))
         if watch.ends(now) or not np.isfinite(now):
             return watch.seconds
 
@@ -231,8 +239,11 @@ class Work:
     def __init__(
         self, worker: Any, quick: bool, target: str, form: str | None = None
     ) -> None:
-        fit = FITS[f"{worker.name}-{form}" if form else worker.name]
-        self.fit = partial(fit, Problem(target, quick, worker.clock))
+        name = worker.name
+        if form:
+            name = f"{name}-{form}"
+        problem = Problem(target, quick, worker.clock)
+        self.fit = partial(FITS[name], problem)
         self.about: Record = {}
         self.units = 1
         if not np.isfinite(self.fit()):

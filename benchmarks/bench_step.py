@@ -52,14 +52,15 @@ class Work(Ways):
     ) -> None:
         ways = one_step.ways(worker.name, BY_NAME.get(task, task), quick)
         if worker.name == "fastmlp" and task in BY_NAME:
-            name = FORMS[form] if form else one_step.OURS
+            name = one_step.OURS
+            if form:
+                name = FORMS[form]
             if name not in ways:
                 raise Unsupported(f"{task} has no {name}")
             ways = {name: ways[name]}
-        units = next(iter(ways.values())).units
-        super().__init__(
-            worker, quick, {name: way.run for name, way in ways.items()}, units=units
-        )
+        first = next(iter(ways.values()))
+        runs = {name: way.run for name, way in ways.items()}
+        super().__init__(worker, quick, runs, units=first.units)
         error = ways[self.about["way"]].mae
         if error is not None:
             self.about["mean_absolute_error"] = error
@@ -71,9 +72,8 @@ class Group(Ways):
     def __init__(self, worker: Any, quick: bool, group: str) -> None:
         n_nets, sizes, n = GROUPS[group]
         rng = np.random.default_rng(0)
-        x, y = (
-            rng.normal(size=(n, k)).astype(np.float32) for k in (sizes[0], sizes[-1])
-        )
+        x = rng.normal(size=(n, sizes[0])).astype(np.float32)
+        y = rng.normal(size=(n, sizes[-1])).astype(np.float32)
         make = {"fastmlp": net_group, "jax": jax_step, "torch": torch_step}[worker.name]
         step = make(n_nets, sizes, x, y)
         super().__init__(worker, quick, {"vmap": repeated(step)})
@@ -88,7 +88,8 @@ def nets_of(n_nets: int, sizes: tuple[int, ...]) -> list[Any]:
 def net_group(n_nets: int, sizes: tuple[int, ...], x: Any, y: Any) -> Callable[[], Any]:
     from fastmlp import NetGroup
 
-    return partial(NetGroup(nets_of(n_nets, sizes)).train_on_batch, x, y)
+    group = NetGroup(nets_of(n_nets, sizes))
+    return partial(group.train_on_batch, x, y)
 
 
 def jax_step(n_nets: int, sizes: tuple[int, ...], x: Any, y: Any) -> Callable[[], Any]:
@@ -110,13 +111,11 @@ def jax_step(n_nets: int, sizes: tuple[int, ...], x: Any, y: Any) -> Callable[[]
 
     compiled = jax.jit(jax.vmap(step, (0, 0, None, None)), donate_argnums=(0, 1))
     nets = nets_of(n_nets, sizes)
-    p = [
-        tuple(
-            jnp.stack([part[k] for part in parts])
-            for parts in ([n.weights for n in nets], [n.biases for n in nets])
-        )
-        for k in range(len(sizes) - 1)
-    ]
+    p = []
+    for k in range(len(sizes) - 1):
+        weights = jnp.stack([net.weights[k] for net in nets])
+        biases = jnp.stack([net.biases[k] for net in nets])
+        p.append((weights, biases))
     state = [p, jax.vmap(adam.init)(p)]
 
     def take() -> Any:
@@ -134,16 +133,19 @@ def torch_step(
     from benchmarks.peers.torch_nets import forward
 
     nets = nets_of(n_nets, sizes)
-    p = [
-        torch.tensor(np.stack(parts))
-        for k in range(len(sizes) - 1)
-        for parts in ([n.weights[k].T for n in nets], [n.biases[k] for n in nets])
-    ]
+    p = []
+    for k in range(len(sizes) - 1):
+        weights = np.stack([net.weights[k].T for net in nets])
+        biases = np.stack([net.biases[k] for net in nets])
+        p.append(torch.tensor(weights))
+        p.append(torch.tensor(biases))
     adam = torch.optim.Adam(p, lr=RATE, fused=True)
-    rows, targets = torch.tensor(x), torch.tensor(y)
+    rows = torch.tensor(x)
+    targets = torch.tensor(y)
 
     def loss(p: Any) -> Any:
-        return torch.mean((forward("relu", p, rows) - targets) ** 2)
+        error = forward("relu", p, rows) - targets
+        return torch.mean(error**2)
 
     slopes = torch.func.vmap(torch.func.grad_and_value(loss))
 

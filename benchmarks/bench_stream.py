@@ -41,9 +41,8 @@ class Stream(NamedTuple):
 
     def quick(self) -> "Stream":
         n = 64 * self.workload.batch
-        return self._replace(
-            workload=self.workload._replace(n_rows=n), buffer_rows=n // 4
-        )
+        workload = self.workload._replace(n_rows=n)
+        return self._replace(workload=workload, buffer_rows=n // 4)
 
 
 STREAMS = (
@@ -64,16 +63,14 @@ def write(workload: Workload, path: Path) -> None:
 
     x, y = workload.data()
     names = [*(f"x{j}" for j in range(x.shape[1])), "y"]
-    schema = pyarrow.schema(
-        [(name, pyarrow.from_numpy_dtype(x.dtype)) for name in names]
-    )
+    kind = pyarrow.from_numpy_dtype(x.dtype)
+    schema = pyarrow.schema([(name, kind) for name in names])
     with ParquetWriter(path, schema, compression="none", use_dictionary=False) as file:
         for first in range(0, len(x), GROUP_ROWS):
             rows = slice(first, first + GROUP_ROWS)
             columns = [*np.ascontiguousarray(x[rows].T), y[rows, 0]]
-            file.write_table(
-                pyarrow.table(columns, schema=schema), row_group_size=GROUP_ROWS
-            )
+            table = pyarrow.table(columns, schema=schema)
+            file.write_table(table, row_group_size=GROUP_ROWS)
 
 
 class Work(Ways):
@@ -88,15 +85,16 @@ class Work(Ways):
         if not file.exists():
             write(load.workload, file)
         ways = module.VARIANTS["stream"]
-        runs = {
-            way: module.Streamed(load, file, way, worker.name)
-            for way in (ways[:1] if quick else ways)
-        }
-        calls = {way: repeated_rows(run, form) for way, run in runs.items()}
+        if quick:
+            ways = ways[:1]
+        calls = {}
+        for way in ways:
+            run = module.Streamed(load, file, way, worker.name)
+            calls[way] = repeated_rows(run, form)
         before = memory(reset=True)
-        rows = {way: call(1) for way, call in calls.items()}
+        n_rows = [call(1) for call in calls.values()]
         grown = memory() - before
-        super().__init__(worker, quick, calls, units=max(rows.values()), warm=False)
+        super().__init__(worker, quick, calls, units=max(n_rows), warm=False)
         self.about["megabytes"] = grown / 1e6
 
 
@@ -107,7 +105,10 @@ def repeated_rows(run: Any, form: str | None) -> Callable[[int], int]:
     call: Callable[[], int] = getattr(run, form or "streamed")
 
     def calls(n: int) -> int:
-        return [call() for _ in range(n)][-1]
+        n_rows = 0
+        for _ in range(n):
+            n_rows = call()
+        return n_rows
 
     return calls
 

@@ -60,7 +60,8 @@ def catboost_of(frame: Any, y: Array) -> Any:
 
     parts = np.split(np.arange(len(y)), [len(y) * 4 // 5, len(y)])
     table = SplitTable("made up", TASK, frame, y, *parts)
-    return fitted_catboost(table, THREADS, 0)[0]
+    model, *_ = fitted_catboost(table, THREADS, 0)
+    return model
 
 
 def lightgbm_of(frame: Any, y: Array) -> Any:
@@ -79,15 +80,20 @@ def pack_fitted(preset: str, frame: Any, y: Array, **settings: Any) -> Any:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return pack_of(TASK, THREADS, 0, preset=preset, **settings).fit(frame, y)
+        pack = pack_of(TASK, THREADS, 0, preset=preset, **settings)
+        return pack.fit(frame, y)
 
 
 def fit_of(name: str, form: str | None, quick: bool) -> Any:
     """A function of a frame and numbers that fits a library's model."""
-    if name == "fastmlp":
-        settings: Any = {"max_iter": 2, "n_members": 2} if quick else {}
-        return partial(pack_fitted, form or "fast", **settings)
-    return {"lightgbm": lightgbm_of, "catboost": catboost_of}[name]
+    if name == "lightgbm":
+        return lightgbm_of
+    if name == "catboost":
+        return catboost_of
+    fit = partial(pack_fitted, form or "fast")
+    if quick:
+        fit = partial(fit, max_iter=2, n_members=2)
+    return fit
 
 
 class Fit(Ways):
@@ -97,8 +103,10 @@ class Fit(Ways):
         self, worker: Any, quick: bool, kind: str, form: str | None = None
     ) -> None:
         fit = fit_of(worker.name, form, quick)
-        fit(*made_up(1500 if not quick else 200, kind))
-        rows = made_up(200 if quick else N_ROWS, kind)
+        n_first = 200 if quick else 1500
+        fit(*made_up(n_first, kind))
+        n_rows = 200 if quick else N_ROWS
+        rows = made_up(n_rows, kind)
         super().__init__(worker, quick, {"fit": repeated(fit, *rows)}, warm=False)
 
 
@@ -108,10 +116,12 @@ class Predict(Ways):
     def __init__(
         self, worker: Any, quick: bool, kind: str, n_rows: int, form: str | None = None
     ) -> None:
-        model = fit_of(worker.name, form, quick)(
-            *made_up(200 if quick else 5_000, kind)
-        )
-        rows = made_up(min(n_rows, 100) if quick else n_rows, kind, seed=1)[0]
+        fit = fit_of(worker.name, form, quick)
+        n_fitted = 200 if quick else 5_000
+        model = fit(*made_up(n_fitted, kind))
+        if quick:
+            n_rows = min(n_rows, 100)
+        rows, _ = made_up(n_rows, kind, seed=1)
         predict = model.predict
         if worker.name == "catboost":
             predict = partial(predict, thread_count=THREADS)
@@ -147,12 +157,17 @@ def served_by(name: str, model: Any, form: str) -> Callable[[Any], Any]:
     if name == "catboost":
         names = [*numbers, *texts]
         predict = partial(model.predict, thread_count=THREADS)
-        return lambda row: predict([row[n] for n in names] if form == "dict" else row)
+        if form == "list":
+            return predict
+        return lambda row: predict([row[name] for name in names])
     codes = {level: code for code, level in enumerate("abcdef")}
     booster = model.booster_
 
     def predict_codes(row: Any) -> Any:
-        values = [*row.values()] if form == "dict" else row
+        if form == "dict":
+            values = [*row.values()]
+        else:
+            values = row
         coded = [*values[:N_NUMBERS], *map(codes.get, values[N_NUMBERS:])]
         return booster.predict(np.array([coded], np.float64), num_threads=THREADS)
 
@@ -204,7 +219,8 @@ def latencies(call: Call, seconds: float, rate: float | None) -> Array:
             call()
             now = time.perf_counter()
             found[i].append(now - due)
-            due = due if rate is not None else now
+            if rate is None:
+                due = now
 
     threads = [threading.Thread(target=ask, args=(i,)) for i in range(N_ASKING)]
     for thread in threads:
@@ -212,6 +228,19 @@ def latencies(call: Call, seconds: float, rate: float | None) -> Array:
     for thread in threads:
         thread.join()
     return np.concatenate(found)
+
+
+def rows_of(container: str, name: str) -> list[Any]:
+    """Rows to serve to a library, each in a form of SERVED."""
+    frame, _ = made_up(N_SERVED, seed=1)
+    if container == "frame":
+        if name == "lightgbm":
+            frame = with_categories(frame)
+        return [frame.iloc[[i]] for i in range(N_SERVED)]
+    rows: list[Any] = frame.to_dict("records")
+    if container == "list":
+        return [[*row.values()] for row in rows]
+    return rows
 
 
 class Serve(Ways):
@@ -223,36 +252,27 @@ class Serve(Ways):
         self, worker: Any, quick: bool, task: str, form: str | None = None
     ) -> None:
         container = "dict" if task in ASKED else task
-        kind = "numbers-and-categories"
         name = worker.name
-        ours = name in ("fastmlp", "onnx")
-        fit = fit_of("fastmlp" if ours else name, form, quick)
-        model = fit(*made_up(200 if quick else 5_000, kind))
+        if name == "onnx" and container != "dict":
+            raise Unsupported("inputs are by column")
+        fit = fit_of("fastmlp" if name == "onnx" else name, form, quick)
+        n_fitted = 200 if quick else 5_000
+        model = fit(*made_up(n_fitted))
         if name == "onnx":
-            if container != "dict":
-                raise Unsupported("inputs are by column")
             model = session_of(model)
-        frame = made_up(N_SERVED, kind, seed=1)[0]
-        rows: Any = frame.to_dict("records")
-        if container == "list":
-            rows = [[*row.values()] for row in rows]
-        elif container == "frame":
-            whole = with_categories(frame) if name == "lightgbm" else frame
-            rows = [whole.iloc[[i]] for i in range(N_SERVED)]
         predict = served_by(name, model, container)
-        turns = cycle(rows)
+        turns = cycle(rows_of(container, name))
+        calls = repeated(lambda: predict(next(turns)))
         self.task = task
         self.seconds = 0.1 if quick else 2.0
-        super().__init__(
-            worker, quick, {container: repeated(lambda: predict(next(turns)))}
-        )
+        super().__init__(worker, quick, {container: calls})
         self.call: Call = partial(self.run, 1)
 
     def turn(self, n: int) -> float:
         if self.task not in ASKED:
             return super().turn(n)
-        at_once = "closed" in self.task
-        found = latencies(self.call, self.seconds, None if at_once else RATE)
+        rate = None if "closed" in self.task else RATE
+        found = latencies(self.call, self.seconds, rate)
         if self.task == "closed-loop":
             return n * self.seconds / len(found)
         return n * float(np.percentile(found, 99))

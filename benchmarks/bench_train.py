@@ -33,14 +33,17 @@ class Work:
         self, worker: Any, quick: bool, workload: str, form: str | None = None
     ) -> None:
         """Make the run; `form` is "float32" for a net in mixed precision without it."""
-        self.clock, begin = worker.clock, time.perf_counter()
+        self.clock = worker.clock
+        begin = time.perf_counter()
         net = sized(BY_NAME[workload], quick)
         if form:
             net = net._replace(compute_dtype=None)
         variants = worker.module.VARIANTS[net.form]
+        if quick:
+            variants = variants[:1]
         runs: dict[str, Any] = {}
         replies: dict[str, Record] = {}
-        for name in variants[:1] if quick else variants:
+        for name in variants:
             if runs and time.perf_counter() - begin > worker.trial_seconds:
                 break
             try:
@@ -49,17 +52,15 @@ class Work:
                 if name == variants[0]:
                     raise
         # A variant that computes nonsense is not a way to do the work.
-        sound = {
-            name: runs[name].epochs
-            for name, reply in replies.items()
-            if np.isfinite(reply["loss"])
-        }
+        sound = {}
+        for name, reply in replies.items():
+            if np.isfinite(reply["loss"]):
+                sound[name] = runs[name].epochs
         if not sound:
             raise ArithmeticError("the loss is not finite after one epoch")
+        best = next(iter(sound))
         if len(sound) > 1:
             best = fastest(sound, self.clock)
-        else:
-            best = next(iter(sound))
         self.run = runs[best]
         self.about = replies[best]
         self.units = net.n_steps
@@ -70,7 +71,8 @@ class Work:
         """
         self.run.reset()
         self.run.epochs(1)
-        return timed(partial(self.run.epochs, n), self.clock)[0]
+        seconds, _ = timed(partial(self.run.epochs, n), self.clock)
+        return seconds
 
 
 def _first(module: Any, net: Workload, variant: str) -> tuple[Any, Record]:

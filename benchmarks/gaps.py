@@ -43,12 +43,14 @@ def fitted(net: MLP, X: Array, y: Array, **options: Any) -> MLP:
 
 
 def standard(train: Array, *others: Array) -> list[Array]:
-    mean, deviation = train.mean(axis=0), train.std(axis=0)
+    mean = train.mean(axis=0)
+    deviation = train.std(axis=0)
     return [(each - mean) / deviation for each in (train, *others)]
 
 
 # Several targets, each known in some rows.
-N_TARGETS, N_INPUTS = 8, 10
+N_TARGETS = 8
+N_INPUTS = 10
 SHARES = (0.1, 0.3, 0.6)
 
 
@@ -63,7 +65,8 @@ def assays(
         return np.tanh(X @ V) @ mixture
 
     X = rng.normal(size=(n, N_INPUTS))
-    return true, X, true(X) + 0.2 * rng.normal(size=(n, N_TARGETS))
+    noise = 0.2 * rng.normal(size=(n, N_TARGETS))
+    return true, X, true(X) + noise
 
 
 def of_one_target(rng: np.random.Generator, X: Array, y: Array, test: Array) -> Array:
@@ -72,7 +75,8 @@ def of_one_target(rng: np.random.Generator, X: Array, y: Array, test: Array) -> 
     for j in range(N_TARGETS):
         rows = np.flatnonzero(~np.isnan(y[:, j]))
         net = MLP((N_INPUTS, 64, 64, 1), optimizer=Adam(3e-3), seed=j)
-        predicted.append(fitted(net, X[rows], y[rows, j]).predict(test)[:, 0])
+        fitted(net, X[rows], y[rows, j])
+        predicted.append(net.predict(test)[:, 0])
     return np.stack(predicted, axis=1)
 
 
@@ -84,37 +88,46 @@ def of_targets(seed: int, share: float) -> dict[str, float]:
     truth = true(test)
     y = np.where(rng.random(whole.shape) < share, whole, np.nan)
 
-    def net() -> MLP:
-        return MLP((N_INPUTS, 64, 64, N_TARGETS), optimizer=Adam(3e-3), seed=seed)
+    def of_one_net(y: Array, **options: Any) -> Array:
+        net = MLP((N_INPUTS, 64, 64, N_TARGETS), optimizer=Adam(3e-3), seed=seed)
+        return fitted(net, X, y, **options).predict(test)
 
-    mean = np.nanmean(y, axis=0)
+    filled = np.where(np.isnan(y), np.nanmean(y, axis=0), y)
     predictions = {
-        'one net, `missing_targets="ignore"`': fitted(net(), X, y, **IGNORE).predict(
-            test
-        ),
+        'one net, `missing_targets="ignore"`': of_one_net(y, **IGNORE),
         "a net for each target": of_one_target(rng, X, y, test),
-        "one net, means in the gaps": fitted(
-            net(), X, np.where(np.isnan(y), mean, y)
-        ).predict(test),
-        "one net, all targets known": fitted(net(), X, whole).predict(test),
+        "one net, means in the gaps": of_one_net(filled),
+        "one net, all targets known": of_one_net(whole),
     }
     variance = truth.var(axis=0)
-    return {
-        name: float((((p - truth) ** 2).mean(axis=0) / variance).mean())
-        for name, p in predictions.items()
-    }
+    errors = {}
+    for name, predicted in predictions.items():
+        squares = ((predicted - truth) ** 2).mean(axis=0)
+        errors[name] = float((squares / variance).mean())
+    return errors
+
+
+def median_rows(columns: list[list[dict[str, float]]]) -> Iterator[list[str]]:
+    """Yield a row of cells for each way: its median over seeds in each column.
+
+    Parameters
+    ----------
+    columns : for each column, by seed, the figures of the ways
+    """
+    for way in columns[0][0]:
+        cells = [way]
+        for column in columns:
+            median = np.median([figures[way] for figures in column])
+            cells.append(f"{median:.3f}")
+        yield cells
 
 
 def targets(n_seeds: int) -> Iterator[str]:
-    made = {
-        share: [of_targets(seed, share) for seed in range(n_seeds)] for share in SHARES
-    }
-    rows = [
-        [name, *(f"{np.median([e[name] for e in made[s]]):.3f}" for s in SHARES)]
-        for name in made[SHARES[0]][0]
-    ]
+    columns = []
+    for share in SHARES:
+        columns.append([of_targets(seed, share) for seed in range(n_seeds)])
     titles = ["600 rows, 8 targets", *(f">{share:.0%} known" for share in SHARES)]
-    yield from Table(titles, rows).markdown()
+    yield from Table(titles, median_rows(columns)).markdown()
 
 
 # Survival in discrete time.
@@ -132,9 +145,11 @@ def weibull(
     if kind == "curved":
         risk = 2 * np.sin(3 * X[:, 0]) + 3 * X[:, 1] * X[:, 2]
     shape = 1.5
-    times = (-np.log(rng.random(n)) / np.exp(risk)) ** (1 / shape)
+    hazard = -np.log(rng.random(n)) / np.exp(risk)
+    times = hazard ** (1 / shape)
     censored = rng.exponential(np.quantile(times, 0.75), n)
-    return X, np.minimum(times, censored), (times <= censored).astype(int), risk
+    events = (times <= censored).astype(int)
+    return X, np.minimum(times, censored), events, risk
 
 
 def intervals(times: Array, events: Array, ends: Array) -> Array:
@@ -142,7 +157,8 @@ def intervals(times: Array, events: Array, ends: Array) -> Array:
     1 at an event, NaN from then on.
     """
     at = np.searchsorted(ends, times)
-    y = np.where(np.arange(N_INTERVALS) < at[:, None], 0.0, np.nan)
+    survived = np.arange(N_INTERVALS) < at[:, None]
+    y = np.where(survived, 0.0, np.nan)
     rows = np.flatnonzero((events == 1) & (at < N_INTERVALS))
     y[rows, at[rows]] = 1.0
     return y
@@ -152,26 +168,33 @@ def concordance(times: Array, events: Array, risk: Array) -> float:
     """Harrell's: of pairs whose order is known,
     those in which the riskier dies first.
     """
-    first = (times[:, None] < times[None, :]) & (events[:, None] == 1)
-    higher = (risk[:, None] > risk[None, :]) + 0.5 * (risk[:, None] == risk[None, :])
-    return float((higher * first).sum() / first.sum())
+    sooner = times[:, None] < times[None, :]
+    known = sooner & (events[:, None] == 1)
+    higher = risk[:, None] > risk[None, :]
+    same = risk[:, None] == risk[None, :]
+    points = higher + 0.5 * same
+    return float((points * known).sum() / known.sum())
 
 
 def of_survival(seed: int, kind: str) -> dict[str, float]:
     rng = np.random.default_rng(seed)
     X, times, events, _ = weibull(rng, 1000, kind)
     test, test_times, test_events, true_risk = weibull(rng, 1000, kind)
-    ends = np.quantile(times[events == 1], np.linspace(0, 1, N_INTERVALS + 1)[1:])
+    shares = np.linspace(0, 1, N_INTERVALS + 1)
+    ends = np.quantile(times[events == 1], shares[1:])
     y = intervals(times, events, ends)
     net = MLP((6, 32, 32, N_INTERVALS), loss="binary_cross_entropy", seed=seed)
-    survival = np.cumprod(1 - fitted(net, X, y, **IGNORE).predict(test), axis=1)
+    ending = fitted(net, X, y, **IGNORE).predict(test)
+    survival = np.cumprod(1 - ending, axis=1)
     risks = {"net, 20 intervals": -survival.sum(axis=1)}
-    if (cox := cox_risk(X, times, events, test)) is not None:
+    cox = cox_risk(X, times, events, test)
+    if cox is not None:
         risks["Cox (lifelines)"] = cox
     risks["the true risk"] = true_risk
-    return {
-        name: concordance(test_times, test_events, risk) for name, risk in risks.items()
-    }
+    figures = {}
+    for name, risk in risks.items():
+        figures[name] = concordance(test_times, test_events, risk)
+    return figures
 
 
 def cox_risk(X: Array, times: Array, events: Array, test: Array) -> Array | None:
@@ -185,24 +208,18 @@ def cox_risk(X: Array, times: Array, events: Array, test: Array) -> Array | None
     names = [f"x{j}" for j in range(X.shape[1])]
     frame = pd.DataFrame(X, columns=names).assign(time=times, event=events)
     model = fitter().fit(frame, "time", "event")
-    risk: Array = model.predict_log_partial_hazard(
-        pd.DataFrame(test, columns=names)
-    ).to_numpy()
+    tested = pd.DataFrame(test, columns=names)
+    risk: Array = model.predict_log_partial_hazard(tested).to_numpy()
     return risk
 
 
 def survival(n_seeds: int) -> Iterator[str]:
     kinds = {"linear": "linear risk", "curved": "curved risk, with a product"}
-    made = {
-        kind: [of_survival(seed, kind) for seed in range(n_seeds)] for kind in kinds
-    }
-    rows = [
-        [name, *(f"{np.median([e[name] for e in made[k]]):.3f}" for k in kinds)]
-        for name in made["linear"][0]
-    ]
-    yield from Table(
-        ["concordance", *(f">{t}" for t in kinds.values())], rows
-    ).markdown()
+    columns = []
+    for kind in kinds:
+        columns.append([of_survival(seed, kind) for seed in range(n_seeds)])
+    titles = ["concordance", *(f">{title}" for title in kinds.values())]
+    yield from Table(titles, median_rows(columns)).markdown()
 
 
 # Ordered classes.
@@ -253,15 +270,19 @@ SETS = {
 def at_least(rng: np.random.Generator, y: Array, share: float) -> tuple[Array, Array]:
     """Targets of which some rows are known up to a step, and the mask of whole rows."""
     cut = rng.random(len(y)) < share
-    n_known = rng.integers(0, np.maximum((y == 1).sum(axis=1), 0) + 1)
+    n_above = (y == 1).sum(axis=1)
+    n_known = rng.integers(0, n_above + 1)
     later = np.arange(y.shape[1]) >= n_known[:, None]
     return np.where(cut[:, None] & later, np.nan, y), ~cut
 
 
 def chances_of(steps: Array) -> Array:
     """Probabilities of classes from those of the steps, (n_rows, n_classes)."""
-    above = np.cumprod(np.column_stack([np.ones(len(steps)), steps]), axis=1)
-    return above - np.column_stack([above[:, 1:], np.zeros(len(steps))])
+    # The first class is reached for sure, and there is none above the last.
+    reached = np.column_stack([np.ones(len(steps)), steps])
+    at_least = np.cumprod(reached, axis=1)
+    above = np.column_stack([at_least[:, 1:], np.zeros(len(steps))])
+    return at_least - above
 
 
 def of_classes(seed: int, name: str) -> dict[str, tuple[float, float]]:
@@ -270,31 +291,33 @@ def of_classes(seed: int, name: str) -> dict[str, tuple[float, float]]:
     rng = np.random.default_rng(seed)
     X, labels = make(rng)
     X, test = standard(X[:n], X[n:])
-    labels, truth = labels[:n], labels[n:]
+    truth = labels[n:]
+    labels = labels[:n]
     y, whole = at_least(rng, steps_of(labels), share)
 
     def predicted(n_out: int, loss: Any, X: Array, y: Array, **options: Any) -> Array:
         net = MLP((X.shape[1], 32, 32, n_out), loss=loss, dropout=0.1, seed=seed)
         return fitted(net, X, y, **options).predict(test)
 
-    own = "binary_cross_entropy"
-    steps = predicted(N_CLASSES - 1, own, X, y, **IGNORE)
+    known = X[whole]
+    known_labels = labels[whole]
+    steps = predicted(N_CLASSES - 1, "binary_cross_entropy", X, y, **IGNORE)
     chances = {
         "steps with gaps": chances_of(steps),
-        "`cross_entropy`": predicted(
-            N_CLASSES, "cross_entropy", X[whole], labels[whole]
-        ),
+        "`cross_entropy`": predicted(N_CLASSES, "cross_entropy", known, known_labels),
     }
-    number = predicted(1, "mse", X[whole], labels[whole].astype(float))[:, 0]
+    number = predicted(1, "mse", known, known_labels.astype(float))[:, 0]
     results = {}
     for way, p in chances.items():
         # The median class has the least mean distance.
         median = (np.cumsum(p, axis=1) < 0.5).sum(axis=1)
-        loss = -np.log(np.maximum(p[np.arange(len(p)), truth], 1e-9)).mean()
-        results[way] = float(abs(median - truth).mean()), float(loss)
+        distance = float(abs(median - truth).mean())
+        true = p[np.arange(len(p)), truth]
+        loss = -np.log(np.maximum(true, 1e-9)).mean()
+        results[way] = (distance, float(loss))
     rounded = np.clip(np.rint(number), 0, N_CLASSES - 1)
     distance = float(abs(rounded - truth).mean())
-    results["`mse` of the number, rounded"] = distance, np.nan
+    results["`mse` of the number, rounded"] = (distance, np.nan)
     return results
 
 
@@ -302,12 +325,12 @@ def ordered(n_seeds: int) -> Iterator[str]:
     made = {name: [of_classes(s, name) for s in range(n_seeds)] for name in SETS}
     rows = []
     for way in made["diabetes, 300 rows"][0]:
-        medians = [
-            float(np.median([each[way][i] for each in made[name]]))
-            for name in SETS
-            for i in range(2)
-        ]
-        rows.append([way, *(f"{m:.2f}" if m == m else "" for m in medians)])
+        cells = [way]
+        for by_seed in made.values():
+            medians = np.median([figures[way] for figures in by_seed], axis=0)
+            # A number has no log loss.
+            cells += ["" if np.isnan(median) else f"{median:.2f}" for median in medians]
+        rows.append(cells)
     titles = [f">{name}: {of}" for name in SETS for of in ("distance", "log loss")]
     yield from Table(["five classes", *titles], rows).markdown()
 

@@ -58,8 +58,10 @@ class Load(NamedTuple):
 
     @property
     def name(self) -> str:
-        nets = f"{self.n_nets} nets of " if self.n_nets > 1 else ""
-        return f"{nets}{'-'.join(map(str, self.sizes))}@{self.batch}, {self.activation}"
+        net = f"{'-'.join(map(str, self.sizes))}@{self.batch}, {self.activation}"
+        if self.n_nets > 1:
+            return f"{self.n_nets} nets of {net}"
+        return net
 
     @property
     def n_rows(self) -> int:
@@ -69,7 +71,8 @@ class Load(NamedTuple):
         """Draw rows, and targets that depend on them."""
         rng = np.random.default_rng(0)
         x = rng.normal(size=(self.n_rows, self.sizes[0])).astype(np.float32)
-        y = np.tanh(x @ rng.normal(size=(self.sizes[0], self.sizes[-1])) / 3)
+        teacher = rng.normal(size=(self.sizes[0], self.sizes[-1]))
+        y = np.tanh(x @ teacher / 3)
         return x, y.astype(np.float32)
 
     def net(self, seed: int = 0, device: str = "cuda", dtype: Any = "float32") -> MLP:
@@ -120,9 +123,9 @@ def trained(load: Load, device: str, dtype: str, n_steps: int) -> Any:
     net = load.net(device=device, dtype=dtype)
     trainer = trainer_of(load, net, dtype)
     n_epochs = -(-n_steps // 32)
-    order = np.array(
-        [np.random.default_rng(e).permutation(load.n_rows) for e in range(n_epochs)]
-    )
+    order = np.empty((n_epochs, load.n_rows), np.int64)
+    for epoch in range(n_epochs):
+        order[epoch] = np.random.default_rng(epoch).permutation(load.n_rows)
     coefficients = net.optimizer.coefficients(1, np.full(32 * n_epochs, 1e-3))
     losses = np.zeros(n_epochs)
     trainer.begin()
@@ -144,8 +147,8 @@ def parity(loads: Sequence[Load] = LOADS[:4]) -> list[dict[str, Any]]:
 def compared(load: Load, dtype: str) -> dict[str, Any]:
     """Compare the card with the CPU, and with itself."""
     cpu_losses, cpu_parameters = trained(load, "cpu", dtype, PARITY_STEPS)
-    train = partial(trained, load, "cuda", dtype, PARITY_STEPS)
-    (losses, parameters), (_, again) = train(), train()
+    losses, parameters = trained(load, "cuda", dtype, PARITY_STEPS)
+    _, again = trained(load, "cuda", dtype, PARITY_STEPS)
     loss = float(np.abs(losses / cpu_losses - 1).max())
     weights = float(np.abs(parameters - cpu_parameters).max())
     most_loss, most_weights = TOLERANCES[dtype]
@@ -211,9 +214,8 @@ def training(load: Load) -> Callable[[int], None]:
     trainers = []
     for i, (engine, state, _) in enumerate(members):
         of_net = (state.parameters, engine.slots(state), state.optimizer)
-        trainers.append(
-            engine.trainer(*of_net, data, load.batch, seat=launches.seat(i))
-        )
+        seat = launches.seat(i)
+        trainers.append(engine.trainer(*of_net, data, load.batch, seat=seat))
 
     def run(n_epochs: int) -> None:
         n_rows = load.n_rows
@@ -235,15 +237,15 @@ def seconds_per_step(
 ) -> Any:
     """Time `run(n)`, n units of so many steps each: median and extremes of repeats."""
     run(1)
-    n, spent = 1, 0.0
+    n = 1
+    spent, _ = seconds_of(partial(run, n))
     while spent < seconds / REPEATS:
-        if spent == 0:
-            n = n
-        else:
-            n = max(2 * n, int(n * seconds / REPEATS / spent))
+        n = max(2 * n, int(n * seconds / REPEATS / spent))
         spent, _ = seconds_of(partial(run, n))
-    turns = [seconds_of(partial(run, n))[0] for _ in range(REPEATS)]
-    times = [turn / n / steps_per_unit for turn in turns]
+    times = []
+    for _ in range(REPEATS):
+        spent, _ = seconds_of(partial(run, n))
+        times.append(spent / n / steps_per_unit)
     return {"median": statistics.median(times), "least": min(times), "most": max(times)}
 
 
@@ -262,21 +264,18 @@ def contestants(load: Load) -> dict[str, Callable[[], Callable[[int], None]]]:
 
 def race(load: Load, seconds: float) -> dict[str, Any]:
     """Time all contestants on one load."""
-    times = {
-        name: part(partial(timed, make, seconds))
-        for name, make in contestants(load).items()
-    }
+    times = {}
+    for name, make in contestants(load).items():
+        times[name] = part(partial(timed, make, seconds))
     ours = least(times, "fastmlp")
-    graph = least({n: t for n, t in times.items() if "graph" in n}, "PyTorch")
-    if load.wanted is None:
-        wanted = None
-    else:
-        wanted = {"times a graph": load.wanted}
+    graph = least(times, "PyTorch, graph")
     record: dict[str, Any] = {
         "net": load.name,
         "seconds per step": times,
-        "wanted": wanted,
+        "wanted": None,
     }
+    if load.wanted is not None:
+        record["wanted"] = {"times a graph": load.wanted}
     if ours and graph:
         record["times a graph"] = graph / ours
         record["held"] = load.wanted is None or graph / ours >= load.wanted
@@ -288,11 +287,12 @@ def timed(make: Callable[[], Callable[[int], None]], seconds: float) -> Any:
     return seconds_per_step(make(), 32, seconds)
 
 
-def least(times: dict[str, Any], library: str) -> float | None:
-    """The least median of a library's contestants."""
-    medians = [
-        t["median"] for n, t in times.items() if n.startswith(library) and "median" in t
-    ]
+def least(times: dict[str, Any], start: str) -> float | None:
+    """The least median of the contestants whose names begin with some words."""
+    medians = []
+    for name, figures in times.items():
+        if name.startswith(start) and "median" in figures:
+            medians.append(figures["median"])
     return min(medians, default=None)
 
 
@@ -324,17 +324,13 @@ def card_facts() -> dict[str, Any]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Do all of it; return 1 where there is no card."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.partition("\n")[0] if __doc__ else None
-    )
-    parser.add_argument("--out", dest="json", type=Path, default=Path("gpu.json"))
-    parser.add_argument(
-        "--quick", action="store_true", help="a tenth of the time for each figure"
-    )
-    parser.add_argument(
-        "--parts", nargs="+", choices=PARTS, help="all, where none is named"
-    )
-    parser.add_argument("--drill", action="store_true", help=argparse.SUPPRESS)
+    summary, _, _ = (__doc__ or "").partition("\n")
+    parser = argparse.ArgumentParser(description=summary)
+    add = parser.add_argument
+    add("--out", dest="json", type=Path, default=Path("gpu.json"))
+    add("--quick", action="store_true", help="a tenth of the time for each figure")
+    add("--parts", nargs="+", choices=PARTS, help="all, where none is named")
+    add("--drill", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     missing = missing_card()
     if missing:
@@ -343,11 +339,11 @@ def main(arguments: list[str] | None = None) -> int:
     if options.drill:
         drill()
         return 0
+    results = {}
     if options.parts:
-        before = output.earlier(options)
-    else:
-        before = {}
-    results = before | {"machine": machine.describe(), "card": part(card_facts)}
+        results = output.earlier(options)
+    results["machine"] = machine.describe()
+    results["card"] = part(card_facts)
 
     def write() -> None:
         results["held"] = verdicts(results)
@@ -380,15 +376,18 @@ def verdicts(results: dict[str, Any]) -> dict[str, bool | None]:
     None where they could not be measured.
     """
     held: dict[str, bool | None] = {}
-    for r in (
-        r for load in results.get("parity", ()) if isinstance(load, list) for r in load
-    ):
-        held[f"parity: {r['net']}, {r['dtype']}"] = r.get("held")
-    for r in results.get("races", ()):
-        if r.get("wanted"):
-            held[f"race: {r['net']}"] = r.get("held")
-    for r in results.get("sanitizer", ()):
-        held |= {tool: r[tool]["held"] if tool in r else None for tool in TOOLS}
+    for load in results.get("parity", ()):
+        # A load that failed has the error in the place of its list.
+        if isinstance(load, list):
+            for record in load:
+                name = f"parity: {record['net']}, {record['dtype']}"
+                held[name] = record.get("held")
+    for record in results.get("races", ()):
+        if record.get("wanted"):
+            held[f"race: {record['net']}"] = record.get("held")
+    for record in results.get("sanitizer", ()):
+        for tool in TOOLS:
+            held[tool] = record[tool]["held"] if tool in record else None
     return held
 
 

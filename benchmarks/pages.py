@@ -127,11 +127,14 @@ def groups_of(benchmarks: Iterable[Record]) -> list[Group]:
 
 def time_of(seconds: float) -> str:
     """Seconds in a unit that suits them: "1.6 us", "12 ms", "2.3 s"."""
-    unit, factor = "us", 1e6
+    unit = "us"
+    factor = 1e6
     if seconds >= 1:
-        unit, factor = "s", 1.0
+        unit = "s"
+        factor = 1.0
     elif seconds >= 1e-3:
-        unit, factor = "ms", 1e3
+        unit = "ms"
+        factor = 1e3
     return f"{digits(seconds * factor)} {unit}"
 
 

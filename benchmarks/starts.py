@@ -92,9 +92,12 @@ Start = Callable[[Layer], Bounds]
 
 def by_activation(layer: Layer) -> Bounds:
     """He's for relu and its kin, LeCun's for selu, else Glorot's; biases 0."""
-    if layer.is_last or layer.activation not in (*RELU, "selu"):
-        return np.sqrt(6 / (layer.n_in + layer.n_out)), 0.0
-    return np.sqrt((3 if layer.activation == "selu" else 6) / layer.n_in), 0.0
+    if not layer.is_last:
+        if layer.activation in RELU:
+            return np.sqrt(6 / layer.n_in), 0.0
+        if layer.activation == "selu":
+            return np.sqrt(3 / layer.n_in), 0.0
+    return np.sqrt(6 / (layer.n_in + layer.n_out)), 0.0
 
 
 def sklearn(layer: Layer) -> Bounds:
@@ -106,7 +109,8 @@ def sklearn(layer: Layer) -> Bounds:
 
 def torch(layer: Layer) -> Bounds:
     """Weights and biases within 1 / sqrt(n_in); that of PyTorch's nn.Linear."""
-    return 1 / np.sqrt(layer.n_in), 1 / np.sqrt(layer.n_in)
+    bound = 1 / np.sqrt(layer.n_in)
+    return bound, bound
 
 
 def glorot_with_biases(layer: Layer) -> Bounds:
@@ -128,7 +132,9 @@ def within(first: float, hidden: float, output: float) -> Start:
         root = np.sqrt(layer.n_in)
         if layer.is_last:
             return output / root, 0.0
-        return (first if layer.is_first else hidden) / root, 1 / root
+        if layer.is_first:
+            return first / root, 1 / root
+        return hidden / root, 1 / root
 
     return bounds
 
@@ -136,8 +142,11 @@ def within(first: float, hidden: float, output: float) -> Start:
 def default(layer: Layer) -> Bounds:
     """What `MLP` has without an initializer."""
     squares = initializers.SQUARES.get(layer.activation, initializers.OTHER_SQUARES)
+    first = np.sqrt(squares.first)
+    further = np.sqrt(squares.further)
     output = np.sqrt(initializers.OUTPUT_SQUARE)
-    return within(np.sqrt(squares.first), np.sqrt(squares.further), output)(layer)
+    bounds = within(first, further, output)
+    return bounds(layer)
 
 
 BEFORE = "by activation"
@@ -163,7 +172,9 @@ def set_start(net: MLP, activation: str, start: Start, seed: int) -> None:
     generator = np.random.default_rng([seed, 58])
     sizes = [*pairwise(net.layer_sizes)]
     for i, (n_in, n_out) in enumerate(sizes):
-        layer = Layer(n_in, n_out, i == 0, i == len(sizes) - 1, activation)
+        is_first = i == 0
+        is_last = i == len(sizes) - 1
+        layer = Layer(n_in, n_out, is_first, is_last, activation)
         weight_bound, bias_bound = start(layer)
         net.weights[i][:] = weight_bound * generator.uniform(-1, 1, (n_in, n_out))
         net.biases[i][:] = bias_bound * generator.uniform(-1, 1, n_out)
@@ -206,7 +217,8 @@ def waves(u: Array, random: Any) -> Array:
 
 def friedman_1(u: Array, random: Any) -> Array:
     a, b, c, d, e = (u.T[:5] + 1) / 2
-    return 10 * np.sin(np.pi * a * b) + 20 * (c - 0.5) ** 2 + 10 * d + 5 * e
+    wave = np.sin(np.pi * a * b)
+    return 10 * wave + 20 * (c - 0.5) ** 2 + 10 * d + 5 * e
 
 
 def noisy_friedman(u: Array, random: Any) -> Array:
@@ -224,20 +236,20 @@ def friedman_3(u: Array, random: Any) -> Array:
 def arm(u: Array, random: Any) -> Array:
     """The place of an arm's end, two outputs, by two angles and two lengths."""
     angle, turn, first, second = u.T
-    angle, turn = np.pi / 2 * angle, np.pi / 2 * turn
-    first, second = 0.75 + first / 4, 0.75 + second / 4
-    return np.column_stack(
-        [
-            first * np.cos(angle) + second * np.cos(angle + turn),
-            first * np.sin(angle) + second * np.sin(angle + turn),
-        ]
-    )
+    angle = np.pi / 2 * angle
+    turn = np.pi / 2 * turn
+    first = 0.75 + first / 4
+    second = 0.75 + second / 4
+    x = first * np.cos(angle) + second * np.cos(angle + turn)
+    y = first * np.sin(angle) + second * np.sin(angle + turn)
+    return np.column_stack([x, y])
 
 
 def borehole(u: Array, random: Any) -> Array:
     low = np.array([0.05, 100, 63070, 990, 63.1, 700, 1120, 9855])
     high = np.array([0.15, 50000, 115600, 1110, 116, 820, 1680, 12045])
-    rw, r, tu, hu, tl, hl, length, kw = (low + (high - low) * (u + 1) / 2).T
+    inputs = low + (high - low) * (u + 1) / 2
+    rw, r, tu, hu, tl, hl, length, kw = inputs.T
     logarithm = np.log(r / rw)
     leak = 2 * length * tu / (logarithm * rw**2 * kw)
     return 2 * np.pi * tu * (hu - hl) / (logarithm * (1 + leak + tu / tl))
@@ -271,7 +283,9 @@ def checkers(u: Array, random: Any) -> Array:
 def rings(u: Array, random: Any) -> Array:
     """Three classes by the distance from the middle, a tenth of them wrong."""
     labels = np.digitize(np.linalg.norm(u, axis=1), [0.8, 1.1])
-    return np.where(random.random(len(u)) < 0.1, random.integers(0, 3, len(u)), labels)
+    wrong = random.random(len(u)) < 0.1
+    drawn = random.integers(0, 3, len(u))
+    return np.where(wrong, drawn, labels)
 
 
 def mixture(u: Array, random: Any) -> Array:
@@ -331,17 +345,20 @@ def problem(name: str) -> Problem:
 
         loader, column, n_classes = TABLES[name]
         table = getattr(datasets, loader)()
-        x, y = table.data, table.target
+        x = table.data
+        y = table.target
         if column is not None:
-            x, y = np.delete(x, column, axis=1), x[:, column]
+            y = x[:, column]
+            x = np.delete(x, column, axis=1)
     order = random.permutation(len(x))[: N_TRAIN + N_VALIDATION]
     n = 2 * len(order) // 3
     train = order[:n]
     validation = order[n:]
 
     def standardized(a: Array) -> Array:
+        mean = a[train].mean(axis=0)
         deviation = a[train].std(axis=0)
-        return (a - a[train].mean(axis=0)) / np.where(deviation > 0, deviation, 1.0)
+        return (a - mean) / np.where(deviation > 0, deviation, 1.0)
 
     if n_classes:
         y = y.astype(np.int64)
@@ -363,12 +380,12 @@ class Cell(NamedTuple):
     def sizes(self) -> tuple[int, ...]:
         """Layer sizes, of the largest width that the optimizer and the depth allow."""
         rows = problem(self.problem)
-        if rows.n_classes:
-            n_outputs = max(rows.n_classes, 1)
-        else:
-            n_outputs = rows.y.shape[1]
         if rows.n_classes == 2:
             n_outputs = 1
+        elif rows.n_classes:
+            n_outputs = rows.n_classes
+        else:
+            n_outputs = rows.y.shape[1]
         most = OPTIMIZERS[self.optimizer].most
         width = self.width
         while True:
@@ -396,15 +413,17 @@ def cells(seed: int = 0) -> list[Cell]:
     made = []
     for place in random.permutation(len(pairs)):
         taken = [combinations_of((*pairs[place], *option)) for option in options]
-        met = np.array([sum(min(n_met.get(q, 0), 3) for q in each) for each in taken])
+        # A pair that was met more than thrice counts as thrice.
+        met = np.empty(len(options))
+        for i, each in enumerate(taken):
+            met[i] = sum(min(n_met.get(pair, 0), 3) for pair in each)
         best = random.choice(np.flatnonzero(met == met.min()))
         for pair in taken[best]:
             n_met[pair] = n_met.get(pair, 0) + 1
         name, activation = pairs[place]
         depth, width, optimizer = options[best]
-        made.append(
-            Cell(name, ACTIVATIONS[activation], depth, width, OF_CELLS[optimizer])
-        )
+        cell = Cell(name, ACTIVATIONS[activation], depth, width, OF_CELLS[optimizer])
+        made.append(cell)
     return made
 
 
@@ -418,9 +437,13 @@ def nets_of(cell: Cell, starts: dict[str, Start], seeds: range) -> list[MLP]:
     rows = problem(cell.problem)
     optimizer = OPTIMIZERS[cell.optimizer]
     activation: Any = cell.activation
-    loss: Any = "cross_entropy" if rows.n_classes else "mse"
+    loss: Any
     if rows.n_classes == 2:
         loss = "binary_cross_entropy"
+    elif rows.n_classes:
+        loss = "cross_entropy"
+    else:
+        loss = "mse"
     nets = []
     for start, seed in product(starts.values(), seeds):
         net = MLP(
@@ -445,9 +468,9 @@ def measured(
     rows = problem(cell.problem)
     optimizer = OPTIMIZERS[cell.optimizer]
     if epochs is None:
-        steps = N_TRAIN // BATCH * optimizer.epochs
         epochs = optimizer.epochs
         if optimizer.first_order:
+            steps = N_TRAIN // BATCH * optimizer.epochs
             epochs = round(steps / np.ceil(len(rows.train) / BATCH))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -464,8 +487,8 @@ def measured(
     for history in histories:
         finite = [loss for loss in history.validation_loss if np.isfinite(loss)]
         losses.append(min(finite, default=np.inf))
-    n = len(seeds)
-    return {name: losses[i * n : (i + 1) * n] for i, name in enumerate(starts)}
+    by_start = np.reshape(losses, (len(starts), len(seeds)))
+    return dict(zip(starts, by_start.tolist(), strict=True))
 
 
 def race(options: argparse.Namespace) -> None:
@@ -488,10 +511,10 @@ def records_of(path: Path) -> list[dict[str, Any]]:
 
 def ratio(record: dict[str, Any], start: str) -> float:
     """The median over seeds of the ratio of a start's loss to that of `BEFORE`."""
-    losses, before = (
-        np.clip(record["losses"][name], FLOOR, 1 / FLOOR) for name in (start, BEFORE)
-    )
-    return float(np.clip(np.median(losses / before), 1 / LIMIT, LIMIT))
+    losses = np.clip(record["losses"][start], FLOOR, 1 / FLOOR)
+    before = np.clip(record["losses"][BEFORE], FLOOR, 1 / FLOOR)
+    median = np.median(losses / before)
+    return float(np.clip(median, 1 / LIMIT, LIMIT))
 
 
 def show(options: argparse.Namespace) -> None:
@@ -514,9 +537,11 @@ def show(options: argparse.Namespace) -> None:
         for record in records:
             groups.setdefault(key(Cell(*record["cell"])), []).append(record)
         for value, group in sorted(groups.items()):
-            ratios = {name: [ratio(r, name) for r in group] for name in names}
-            means = [f"{np.exp(np.mean(np.log(ratios[n]))):.2f}" for n in names]
-            of_default = np.array(ratios["default"])
+            means = []
+            for name in names:
+                logs = np.log([ratio(record, name) for record in group])
+                means.append(f"{np.exp(np.mean(logs)):.2f}")
+            of_default = np.array([ratio(record, "default") for record in group])
             worse = f"{np.sum(of_default > 1.1)} of {len(group)}"
             worst = f"{of_default.max():.1f}"
             print(f"{value} {word}".strip(), *means, worse, worst, sep=" | ")

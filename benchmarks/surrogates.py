@@ -38,7 +38,8 @@ N_DESIGNS = 5
 N_STEPS = 3000
 # The rate of the documented call; values alone, and the basket,
 # have the better of both by the test rows.
-RATE, OTHER_RATE = 0.1, 0.01
+RATE = 0.1
+OTHER_RATE = 0.01
 
 
 class Target(NamedTuple):
@@ -56,8 +57,10 @@ def wing_weight(x: Array) -> Array:
     """Weight of a light aircraft's wing. Forrester, Sobester & Keane (2008)."""
     area, fuel, aspect, sweep, pressure, taper, thick, load, gross, paint = x.T
     angle = np.cos(sweep * np.pi / 180)
-    wing = 0.036 * area**0.758 * fuel**0.0035 * (aspect / angle**2) ** 0.6
-    wing = wing * pressure**0.006 * taper**0.04 * (100 * thick / angle) ** -0.3
+    wing = 0.036 * area**0.758 * fuel**0.0035
+    wing = wing * (aspect / angle**2) ** 0.6
+    wing = wing * pressure**0.006 * taper**0.04
+    wing = wing * (100 * thick / angle) ** -0.3
     return wing * (load * gross) ** 0.49 + area * paint
 
 
@@ -72,19 +75,23 @@ def borehole(x: Array) -> Array:
 def branin(x: Array) -> Array:
     a, b = x.T
     parabola = b - 5.1 / (4 * np.pi**2) * a**2 + 5 / np.pi * a - 6
-    return parabola**2 + 10 * (1 - 1 / (8 * np.pi)) * np.cos(a) + 10
+    wave = 10 * (1 - 1 / (8 * np.pi)) * np.cos(a)
+    return parabola**2 + wave + 10
 
 
 def rosenbrock(x: Array) -> Array:
     after = x[:, 1:]
     before = x[:, :-1]
-    return np.sum(100 * (after - before**2) ** 2 + (1 - before) ** 2, axis=1)
+    valley = 100 * (after - before**2) ** 2
+    slope = (1 - before) ** 2
+    return np.sum(valley + slope, axis=1)
 
 
 def ridge_and_bump(x: Array) -> Array:
     """A ridge along a diagonal, and a bump on it, in ten inputs."""
     along = x @ (np.arange(1, 11) / np.sqrt(385))
-    return np.tanh(4 * along) + 2 * np.exp(-np.sum((x - 0.25) ** 2, axis=1))
+    squares = np.sum((x - 0.25) ** 2, axis=1)
+    return np.tanh(4 * along) + 2 * np.exp(-squares)
 
 
 def ackley(x: Array) -> Array:
@@ -133,6 +140,7 @@ def documented(x: Array, y: Array, seed: int, g: Any = None, **options: Any) -> 
     """Train as the page says, and return a net of unscaled columns."""
     rate = options.pop("rate", RATE)
     weight = options.pop("weight", "balanced")
+    steps = options.pop("steps", N_STEPS)
     net = MLP(
         (x.shape[1], 20, 20, 20, 20, 1),
         activation="softplus",
@@ -141,7 +149,7 @@ def documented(x: Array, y: Array, seed: int, g: Any = None, **options: Any) -> 
         seed=seed,
     )
     n_batches = -(-len(x) // 64)
-    fit = {"batch_size": 64, "epochs": options.pop("steps", N_STEPS) // n_batches}
+    fit = {"batch_size": 64, "epochs": steps // n_batches}
     if g is not None:
         fit["derivative_weight"] = weight
     return scaled_fit(net, x, y, g, **(fit | options))
@@ -172,7 +180,8 @@ def scaled_fit(net: MLP, x: Array, y: Array, g: Any, **fit: Any) -> MLP:
 
 
 def error_of(found: Array, expected: Array) -> float:
-    return float(100 * np.sqrt(np.mean((found - expected) ** 2)) / expected.std())
+    root = np.sqrt(np.mean((found - expected) ** 2))
+    return float(100 * root / expected.std())
 
 
 class Row(NamedTuple):
@@ -192,26 +201,29 @@ def surrogate(target: Target, n_rows: int, n_designs: int, steps: int) -> Row:
     results: list[Any] = []
     for seed in range(n_designs):
         x, y, g = rows_of(target, n_rows, seed)
-        more = rows_of(target, 2 * n_rows, seed)
+        more_x, more_y, _ = rows_of(target, 2 * n_rows, seed)
 
-        def error(rows: Any, seed: int = seed, **options: Any) -> float:
-            g = rows[2] if len(rows) > 2 else None
-            net = documented(rows[0], rows[1], seed, g, steps=steps, **options)
+        def tested(net: MLP) -> float:
             return error_of(np.ravel(net.predict(x_test)), y_test)
 
-        alone = [
-            min(error(rows[:2], rate=rate) for rate in (RATE, OTHER_RATE))
-            for rows in ((x, y), more)
-        ]
-        plain = error((x, y, g), weight=1.0)
+        def of_values(x: Array, y: Array, seed: int = seed) -> float:
+            errors = []
+            for rate in (RATE, OTHER_RATE):
+                net = documented(x, y, seed, steps=steps, rate=rate)
+                errors.append(tested(net))
+            return min(errors)
+
+        values = of_values(x, y)
+        twice = of_values(more_x, more_y)
+        plain = tested(documented(x, y, seed, g, steps=steps, weight=1.0))
         start = time.thread_time()
-        balanced = error((x, y, g))
-        results.append([*alone, plain, balanced, time.thread_time() - start])
+        balanced = tested(documented(x, y, seed, g, steps=steps))
+        seconds = time.thread_time() - start
         start = time.thread_time()
         net = second_order(x, y, seed, g, steps)
-        seconds = time.thread_time() - start
-        found = error_of(np.ravel(net.predict(x_test)), y_test)
-        results[-1] += [found, seconds]
+        its_seconds = time.thread_time() - start
+        row = Row(values, twice, plain, balanced, seconds, tested(net), its_seconds)
+        results.append(row)
     return Row(*np.median(results, axis=0))
 
 
@@ -248,9 +260,8 @@ def jenn(
             command = [python, "-c", JENN, str(file), str(seed), str(steps // 3)]
             subprocess.run(command, check=True, env=os.environ | threads)
             with np.load(file) as made:
-                results.append(
-                    (error_of(made["found"].ravel(), y_test), made["seconds"])
-                )
+                error = error_of(made["found"].ravel(), y_test)
+                results.append((error, made["seconds"]))
     error, seconds = np.median(results, axis=0)
     return float(error), float(seconds)
 
@@ -267,14 +278,15 @@ class Basket:
     spread = 1.5
 
     def __init__(self, n_assets: int, seed: int) -> None:
-        self._rng = rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(seed)
+        self._rng = rng
         weights = rng.uniform(1, 10, n_assets)
         self.weights = weights / weights.sum()
         drawn = rng.uniform(-1, 1, (2 * n_assets, n_assets))
         covariance = drawn.T @ drawn
         deviations = rng.uniform(5, 50, n_assets)
-        of_assets = np.sqrt(np.diag(covariance))
-        covariance *= np.outer(deviations / of_assets, deviations / of_assets)
+        factors = deviations / np.sqrt(np.diag(covariance))
+        covariance *= np.outer(factors, factors)
         total = np.sqrt(self.weights @ covariance @ self.weights)
         self._root = np.linalg.cholesky(covariance) * self.volatility / total
 
@@ -282,14 +294,16 @@ class Basket:
         moves = self._rng.normal(size=(2, n, len(self.weights))) @ self._root.T
         spots = 1 + self.spread * moves[0]
         ends = (spots + moves[1]) @ self.weights
-        is_in = (ends > self.strike)[:, None]
-        return spots, np.maximum(ends - self.strike, 0), is_in * self.weights
+        payoffs = np.maximum(ends - self.strike, 0)
+        is_in = ends > self.strike
+        return spots, payoffs, is_in[:, None] * self.weights
 
     def truth(self, spots: Array) -> tuple[Array, Array]:
         """Prices, and deltas by each asset."""
         distance = (spots @ self.weights - self.strike) / self.volatility
-        prices = self.volatility * (distance * norm.cdf(distance) + norm.pdf(distance))
-        return prices, norm.cdf(distance)[:, None] * self.weights
+        chance = norm.cdf(distance)
+        prices = self.volatility * (distance * chance + norm.pdf(distance))
+        return prices, chance[:, None] * self.weights
 
 
 def basket_errors(n_paths: int, seed: int, *, derived: bool, steps: int) -> list[float]:
@@ -300,29 +314,38 @@ def basket_errors(n_paths: int, seed: int, *, derived: bool, steps: int) -> list
     prices, deltas = basket.truth(test)
     size = max(64, n_paths // 16)
     epochs = max(1, steps // (n_paths // size))
+    slopes = g if derived else None
     results = []
     for rate in (RATE, OTHER_RATE):
         options = {"batch_size": size, "epochs": epochs, "rate": rate}
-        net = documented(x, y, seed, g if derived else None, **options)
-        found = np.ravel(net.predict(test)), jacobian(net, test)[:, 0]
-        results.append([error_of(found[0], prices), error_of(found[1], deltas)])
+        net = documented(x, y, seed, slopes, **options)
+        price_error = error_of(np.ravel(net.predict(test)), prices)
+        delta_error = error_of(jacobian(net, test)[:, 0], deltas)
+        results.append([price_error, delta_error])
     return min(results)
 
 
 def print_functions(arguments: Any, n_designs: int, steps: int) -> None:
-    more = " JENN | its seconds |" if arguments.jenn else ""
-    print(
-        "| function | rows | values alone | of twice the rows | derivatives, weight 1 | "
-        "balanced | seconds | LevenbergMarquardt | its seconds |" + more
-    )
-    print("|---|" + "--:|" * (8 + 2 * bool(arguments.jenn)))
+    titles = [
+        "rows",
+        "values alone",
+        "of twice the rows",
+        "derivatives, weight 1",
+        "balanced",
+        "seconds",
+        "LevenbergMarquardt",
+        "its seconds",
+    ]
+    if arguments.jenn:
+        titles += ["JENN", "its seconds"]
+    print(f"| function | {' | '.join(titles)} |")
+    print("|---|" + "--:|" * len(titles))
     for name, target in TARGETS.items():
         row = surrogate(target, target.n_rows, n_designs, steps)
-        cells = [name, str(target.n_rows), *(f"{error:.3g}" for error in row)]
+        figures = [*row]
         if arguments.jenn:
-            cells += [
-                f"{x:.3g}" for x in jenn(arguments.jenn, target, n_designs, steps)
-            ]
+            figures += jenn(arguments.jenn, target, n_designs, steps)
+        cells = [name, str(target.n_rows), *(f"{figure:.3g}" for figure in figures)]
         print(f"| {' | '.join(cells)} |", flush=True)
 
 
@@ -331,9 +354,10 @@ def differences(target: Target, x: Array) -> Array:
     first = target.function(x)
     columns = []
     for j, (low, high) in enumerate(zip(target.low, target.high, strict=True)):
+        step = 1e-6 * (high - low)
         moved = x.copy()
-        moved[:, j] += 1e-6 * (high - low)
-        columns.append((target.function(moved) - first) / (1e-6 * (high - low)))
+        moved[:, j] += step
+        columns.append((target.function(moved) - first) / step)
     return np.column_stack(columns)
 
 
@@ -341,9 +365,8 @@ def print_differences(n_designs: int, steps: int) -> None:
     """As many calls of the program:
     rows with finite differences, or more rows of values.
     """
-    print(
-        "| function | calls | rows with differences | values alone |\n|---|--:|--:|--:|"
-    )
+    print("| function | calls | rows with differences | values alone |")
+    print("|---|--:|--:|--:|")
     for name, n_rows in product(("wing weight", "borehole", "Branin"), (20, 50)):
         target = TARGETS[name]
         results = []
@@ -380,13 +403,12 @@ def draw(file: Path, n_designs: int, steps: int) -> None:
     figure, axes = plt.subplots(1, 3, figsize=(9, 3), sharey=True, layout="constrained")
     for name, place in zip(names, axes, strict=True):
         rows = [surrogate(TARGETS[name], n, n_designs, steps) for n in numbers]
-        place.loglog(numbers, [row.values for row in rows], "o-", label="values")
-        place.loglog(
-            numbers, [row.balanced for row in rows], "s-", label="with derivatives"
-        )
-        place.loglog(
-            numbers, [row.second_order for row in rows], "^-", label="and second order"
-        )
+        values = [row.values for row in rows]
+        balanced = [row.balanced for row in rows]
+        second = [row.second_order for row in rows]
+        place.loglog(numbers, values, "o-", label="values")
+        place.loglog(numbers, balanced, "s-", label="with derivatives")
+        place.loglog(numbers, second, "^-", label="and second order")
         place.set(title=name, xlabel="rows", xticks=numbers, xticklabels=numbers)
         place.minorticks_off()
     axes[0].set_ylabel("error, % of the deviation")
