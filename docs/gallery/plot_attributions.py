@@ -31,7 +31,8 @@ columns = [
 X_train, X_test, y_train, y_test = train_test_split(
     scale(data.data), data.target, random_state=0
 )
-mean, deviation = y_train.mean(), y_train.std()
+mean = y_train.mean()
+deviation = y_train.std()
 
 model = MLPRegressor(
     hidden_layer_sizes=(32,),

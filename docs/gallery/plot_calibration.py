@@ -18,7 +18,8 @@ rng = np.random.default_rng(0)
 X = rng.normal(size=(21_000, 10)).astype(np.float32)
 chance = 1 / (1 + np.exp(-2 * np.sin(1.5 * X[:, 0]) - X[:, 1] * X[:, 2]))
 y = (rng.random(len(X)) < chance).astype(np.float32)
-train, test = slice(1000), slice(1000, None)
+train = slice(1000)
+test = slice(1000, None)
 
 
 def nets(n):

@@ -18,7 +18,8 @@ LIMIT = 200
 def moved(state, action):
     """The state 0.02 s after a push, of many carts at once."""
     _, speed, angle, spin = state.T
-    sin, cos = np.sin(angle), np.cos(angle)
+    sin = np.sin(angle)
+    cos = np.cos(angle)
     force = (np.where(action, 10, -10) + 0.05 * spin**2 * sin) / 1.1
     spin_up = (9.8 * sin - cos * force) / (0.5 * (4 / 3 - 0.1 * cos**2 / 1.1))
     speed_up = force - 0.05 * spin_up * cos / 1.1

@@ -53,7 +53,8 @@ for name, model in models.items():
 # %% The loss curves lie on each other, epoch by epoch,
 # and so do the weights, but for rounding.
 
-ours, theirs = models["fastmlp"], models["scikit-learn"]
+ours = models["fastmlp"]
+theirs = models["scikit-learn"]
 largest = max(abs(a - b).max() for a, b in zip(ours.coefs_, theirs.coefs_, strict=True))
 print(f"largest difference of a weight: {largest:.1e}")
 

@@ -14,7 +14,8 @@ from fastmlp import MLP, Adam, Cosine, fit_many
 
 X, y = make_friedman1(3400, n_features=10, noise=1.0, random_state=0)
 y = (y - y.mean()) / y.std()
-train, test = slice(400), slice(400, None)
+train = slice(400)
+test = slice(400, None)
 
 nets = [
     MLP((10, 64, 64, 1), optimizer=Adam(Cosine(0.005)), seed=seed) for seed in range(32)
@@ -42,7 +43,9 @@ errors = np.array(
 # %% The first few nets bring most of it, and the tenth next to nothing. A mean is
 # better than the best single net, which nobody could have chosen without the test rows.
 
-low, mean, high = errors.min(axis=1), errors.mean(axis=1), errors.max(axis=1)
+low = errors.min(axis=1)
+mean = errors.mean(axis=1)
+high = errors.max(axis=1)
 figure, ax = plt.subplots()
 ax.fill_between(
     numbers, low, high, alpha=0.25, linewidth=0, label="from best to worst draw"

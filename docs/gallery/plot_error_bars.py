@@ -30,7 +30,8 @@ table = TabularMLPRegressor(random_state=0).fit(X, y)
 
 grid = np.linspace(-4, 4, 300)[:, None]
 members = np.array([net.predict(grid)[:, 0] for net in nets])
-mean, spread = members.mean(axis=0), members.std(axis=0)
+mean = members.mean(axis=0)
+spread = members.std(axis=0)
 low, high = table.predict_interval(grid, coverage=0.9).T
 
 figure, axes = plt.subplots(2, 1, figsize=(6, 6.5), sharex=True, sharey=True)

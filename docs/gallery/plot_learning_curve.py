@@ -17,12 +17,14 @@ from fastmlp import MLP, Adam, Cosine, fit_many
 X, y = load_digits(return_X_y=True)
 X = (X / 16).astype(np.float32)
 order = np.random.default_rng(0).permutation(len(X))
-pool, test = order[:1400], order[1400:]
+pool = order[:1400]
+test = order[1400:]
 
 # %% Seven sizes, eight draws of each: 56 nets in one call.
 # All take about as many steps, so that the number of rows is all that differs.
 
-sizes, seeds = [44, 88, 175, 350, 700, 1400], range(8)
+sizes = [44, 88, 175, 350, 700, 1400]
+seeds = range(8)
 trials = list(product(sizes, seeds))
 nets = [
     MLP(

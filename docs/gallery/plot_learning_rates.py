@@ -15,10 +15,13 @@ from fastmlp import MLP, Adam, Constant, Cosine, OneCycle, fit_many
 rng = np.random.default_rng(0)
 X = rng.uniform(-1, 1, (3000, 4)).astype(np.float32)
 y = np.sin(3 * X[:, 0]) * X[:, 1]
-truth, y = y[1000:], y + rng.normal(0, 0.3, 3000)
-train, test = np.arange(1000), np.arange(1000, 3000)
+truth = y[1000:]
+y = y + rng.normal(0, 0.3, 3000)
+train = np.arange(1000)
+test = np.arange(1000, 3000)
 
-rates, seeds = np.geomspace(3e-4, 0.3, 8), range(5)
+rates = np.geomspace(3e-4, 0.3, 8)
+seeds = range(5)
 schedules = {"constant": Constant, "half a cosine": Cosine, "one cycle": OneCycle}
 trials = list(product(schedules.values(), rates, seeds))
 nets = [
@@ -39,7 +42,8 @@ figure, (above, below) = plt.subplots(2, 1, figsize=(6, 6.5))
 for (name, kind), by_rate, colour in zip(
     schedules.items(), errors, ("grey", "C0", "C1"), strict=True
 ):
-    mean, spread = by_rate.mean(axis=1), by_rate.std(axis=1, ddof=1)
+    mean = by_rate.mean(axis=1)
+    spread = by_rate.std(axis=1, ddof=1)
     above.errorbar(
         rates, mean, spread, marker="o", markersize=4, color=colour, label=name
     )

@@ -18,7 +18,9 @@ from fastmlp import MLP, Adam, Cosine, fit_many
 
 X, y = load_digits(return_X_y=True)
 X = (X / 16).astype(np.float32)
-n_folds, seeds, widths = 5, range(4), (4, 8, 16, 32, 64, 128)
+n_folds = 5
+seeds = range(4)
+widths = (4, 8, 16, 32, 64, 128)
 fold = np.random.default_rng(0).integers(n_folds, size=len(X))
 
 trials = list(product(widths, range(n_folds), seeds))
@@ -63,10 +65,8 @@ ax.legend(loc="lower right")
 # be chance.
 
 for width, scores in zip(widths, accuracy, strict=True):
-    over_folds, over_seeds = (
-        scores.mean(axis=1).std(ddof=1),
-        scores.std(axis=1, ddof=1).mean(),
-    )
+    over_folds = scores.mean(axis=1).std(ddof=1)
+    over_seeds = scores.std(axis=1, ddof=1).mean()
     print(
         f"{width:4} units: {scores.mean():.4f}, "
         f"spread over folds {over_folds:.4f}, over seeds {over_seeds:.4f}"

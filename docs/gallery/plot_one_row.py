@@ -32,7 +32,8 @@ theirs = neural_network.MLPRegressor(**settings).fit(X, y)
 
 net = ours.net_
 net.n_threads = 1
-row, out = X[:1].astype(net.dtype), np.empty((1, 1), net.dtype)
+row = X[:1].astype(net.dtype)
+out = np.empty((1, 1), net.dtype)
 calls = {
     "scikit-learn": lambda: theirs.predict(row),
     "MLPRegressor": lambda: ours.predict(row),

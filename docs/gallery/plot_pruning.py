@@ -15,7 +15,8 @@ rng = np.random.default_rng(0)
 X = rng.normal(size=(5500, 30)).astype(np.float32)
 y = np.sin(2 * X[:, 0]) + X[:, 1] * X[:, 2] + abs(X[:, 3]) - X[:, 4]
 y = (y - y.mean()) / y.std() + rng.normal(0, 0.3, len(y))
-train, test = slice(500), slice(500, None)
+train = slice(500)
+test = slice(500, None)
 
 # %% Ten strengths, in one call.
 # A rate that falls to zero lets weights come to rest at zero.

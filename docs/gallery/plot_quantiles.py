@@ -68,7 +68,8 @@ for ax, (name, (low, middle, high)) in zip(axes, intervals(grid).items(), strict
     )
     ax.plot(grid, middle, label="mean" if name == "gaussian_nll" else "median")
     test_low, _, test_high = intervals(X_test)[name]
-    below, above = np.mean(y_test < test_low), np.mean(y_test > test_high)
+    below = np.mean(y_test < test_low)
+    above = np.mean(y_test > test_high)
     print(f"{name}: {below:.1%} of new rows below, {above:.1%} above")
     ax.set(
         title=f"{name}: {below:.1%} below, {above:.1%} above",

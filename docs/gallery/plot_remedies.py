@@ -14,7 +14,8 @@ from fastmlp import EMA, MLP, Adam
 rng = np.random.default_rng(0)
 X = rng.uniform(-1, 1, (2200, 6)).astype(np.float32)
 y = np.sin(3 * X[:, 0]) * X[:, 1] + rng.normal(0, 0.3, 2200)
-rows, validation = (X[:200], y[:200]), (X[200:], y[200:])
+rows = (X[:200], y[:200])
+validation = (X[200:], y[200:])
 
 # %%
 # What each remedy changes: of the net, of the optimizer, of the fit.

@@ -19,11 +19,13 @@ rng = np.random.default_rng(0)
 
 def amplitude(X):
     """Of a driven oscillator, by frequency (0.2 to 1.8) and damping (0.2 to 0.6)."""
-    frequency, damping = 1 + 0.8 * X[:, 0], 0.4 + 0.2 * X[:, 1]
+    frequency = 1 + 0.8 * X[:, 0]
+    damping = 0.4 + 0.2 * X[:, 1]
     return 1 / np.hypot(1 - frequency**2, 2 * damping * frequency)
 
 
-X, X_test = rng.uniform(-1, 1, (600, 2)), rng.uniform(-1, 1, (4000, 2))
+X = rng.uniform(-1, 1, (600, 2))
+X_test = rng.uniform(-1, 1, (4000, 2))
 y = amplitude(X)
 
 # %% The same net twice. Adam takes thousands of epochs of small steps, with a rate that
@@ -34,7 +36,8 @@ def fitted(optimizer, epochs):
     net = MLP(
         (2, 16, 16, 1), activation="tanh", dtype="float64", optimizer=optimizer, seed=0
     )
-    start, ends = time.perf_counter(), []
+    start = time.perf_counter()
+    ends = []
     history = net.fit(
         X, y, epochs=epochs, callbacks=lambda _: ends.append(time.perf_counter())
     )

@@ -19,7 +19,8 @@ from fastmlp import MLPClassifier, MLPSearchCV
 from fastmlp.plotting import plot_search
 
 data = load_breast_cancer(as_frame=True)
-X, y = data.data, data.target
+X = data.data
+y = data.target
 X_train, X_test, y_train, y_test = train_test_split(X, y, stratify=y, random_state=0)
 
 model = MLPClassifier(

@@ -32,7 +32,8 @@ PAGES = (
     "project/changes",
     "search",
 )
-WIDTHS, SCHEMES = (360, 1280), ("light", "dark")
+WIDTHS = (360, 1280)
+SCHEMES = ("light", "dark")
 RUN = (
     'axe.run(document, {resultTypes: ["violations"]}).then(result => result.violations)'
 )
@@ -49,7 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
         "--pictures", type=Path, help="a folder for a picture of each page"
     )
     options = parser.parse_args(arguments)
-    n_findings, axe = 0, options.axe.read_text()
+    n_findings = 0
+    axe = options.axe.read_text()
     with Browser() as browser:
         for page, width, scheme in product(options.pages, WIDTHS, SCHEMES):
             query = "?q=early+stopping" if page == "search" else ""

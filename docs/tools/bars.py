@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 DOCS = Path(__file__).parents[1]
-TIMES, RANKS = DOCS / "_static" / "times.svg", DOCS / "_static" / "ranks.svg"
+TIMES = DOCS / "_static" / "times.svg"
+RANKS = DOCS / "_static" / "ranks.svg"
 OURS = "fastmlp"
 # Rows of the times, from the top: a library's name in the figures, and its title.
 TITLES = {
@@ -23,8 +24,15 @@ TITLES = {
     "numpy": "NumPy",
     "sklearn": "scikit-learn",
 }
-WIDTH, RIGHT, BAR, TOP, BOTTOM = 380, 40, 11, 34, 26
-INK, GROUND, GRID, COLOURS = "#16202b", "#ffffff", "#d5dae0", ("#8a9bb0", "#2f7d4f")
+WIDTH = 380
+RIGHT = 40
+BAR = 11
+TOP = 34
+BOTTOM = 26
+INK = "#16202b"
+GROUND = "#ffffff"
+GRID = "#d5dae0"
+COLOURS = ("#8a9bb0", "#2f7d4f")
 
 Rows = Mapping[str, Sequence[float | None]]
 
@@ -103,7 +111,8 @@ def _row(
 ) -> Iterator[str]:
     """A name, bold where it is ours, and its bars with their numbers."""
     bold = ' font-weight="bold"' if name.startswith(OURS) else ""
-    x, middle = left - 8, y + BAR * len(numbers) / 2 + 5
+    x = left - 8
+    middle = y + BAR * len(numbers) / 2 + 5
     yield f'<text x="{x:g}" y="{middle:g}" text-anchor="end"{bold}>{name}</text>'
     for i, number in enumerate(numbers):
         if number is None:

@@ -56,8 +56,10 @@ class Browser:
         )
         os.close(to_browser)
         os.close(from_browser)
-        self._answers, self._messages = answers, self._read(answers)
-        self._n, self._session = 0, ""
+        self._answers = answers
+        self._messages = self._read(answers)
+        self._n = 0
+        self._session = ""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
         self._session = attached["sessionId"]

@@ -40,7 +40,9 @@ def rewrite(text: str, file: Path, page: Path) -> str:
     pages = pages_of_files()
 
     def on_the_site(match: re.Match[str]) -> str:
-        words, target, anchor = match[1], match[2], match[3] or ""
+        words = match[1]
+        target = match[2]
+        anchor = match[3] or ""
         path = (file.parent / target).resolve()
         if not path.exists():
             logging.getLogger(__name__).warning("%s: no such file: %s", file, target)

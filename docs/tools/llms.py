@@ -37,14 +37,17 @@ def write(app: Any, error: Exception | None) -> None:
     builder = TextBuilder(app, app.env)
     builder.init()
     builder.prepare_writing(app.env.found_docs)
-    folder, address = Path(app.outdir), app.config.html_baseurl
-    index, texts = [f"# {app.config.project}", "", f"> {SUMMARY}"], []
+    folder = Path(app.outdir)
+    address = app.config.html_baseurl
+    index = [f"# {app.config.project}", "", f"> {SUMMARY}"]
+    texts = []
     for section in app.env.toctree_includes[app.config.root_doc]:
         index += ["", f"## {app.env.titles[section].astext()}", ""]
         for page in dict.fromkeys(in_order(app, section)):
             doctree = app.env.get_and_resolve_doctree(page, builder, tags=app.tags)
             for node in [n for n in doctree.findall() if n.tagname in FOR_HTML]:
-                node.replace_self(FOR_HTML[node.tagname](node))
+                plain = FOR_HTML[node.tagname](node)
+                node.replace_self(plain)
             builder.write_doc(page, doctree)
             texts.append((folder / f"{page}.txt").read_text())
             index.append(f"- [{app.env.titles[page].astext()}]({address}{page}.txt)")

@@ -50,7 +50,8 @@ def of_page(
 ) -> None:
     if doctree is None:
         return
-    title, base = app.env.titles[page].astext(), app.config.html_baseurl
+    title = app.env.titles[page].astext()
+    base = app.config.html_baseurl
     text = description(doctree) or str(app.config.project)
     address = f"{base}{app.builder.get_target_uri(page)}"
     context["metatags"] += tags(title, text, address, f"{base}_images/second-order.png")

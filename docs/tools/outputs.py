@@ -30,6 +30,7 @@ import os
 import re
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html import unescape
 from importlib.util import find_spec
@@ -98,49 +99,53 @@ def shown(value: object) -> str:
     of_objects = isinstance(value, np.ndarray) and value.dtype.hasobject
     if of_objects or not isinstance(value, kinds):
         return ""
-    return text if len(text := repr(value)) <= N_CHARACTERS else ""
+    text = repr(value)
+    if len(text) > N_CHARACTERS:
+        return ""
+    return text
 
 
 def execute(code: str, name: str, namespace: dict[str, Any]) -> Output:
     """Run one block of a page."""
     tree = ast.parse(code, name)
-    last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
-    before, printed, text = _figures(), io.StringIO(), ""
+    last = tree.body[-1]
+    if isinstance(last, ast.Expr):
+        tree.body.pop()
+    before = _figures()
+    printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(compile(tree, name, "exec"), namespace)
         if isinstance(last, ast.Expr):
-            text = shown(
-                eval(compile(ast.Expression(last.value), name, "eval"), namespace)
-            )
-    text = f"{printed.getvalue()}{text}".replace(f"{os.getcwd()}{os.sep}", "").strip(
-        "\n"
-    )
-    lines = text.splitlines()
+            expression = compile(ast.Expression(last.value), name, "eval")
+            printed.write(shown(eval(expression, namespace)))
+    folder = f"{os.getcwd()}{os.sep}"
+    lines = printed.getvalue().replace(folder, "").strip("\n").splitlines()
     if len(lines) > N_LINES:
         lines[N_LINES:] = ["..."]
     text = "".join(f"{line.rstrip()}\n" for line in lines)
-    return Output(text, [figure for figure in _figures() if figure not in before])
+    drawn = [figure for figure in _figures() if figure not in before]
+    return Output(text, drawn)
 
 
 def imported(code: str) -> set[str]:
     """The libraries that a block imports."""
-    nodes = [*ast.walk(ast.parse(code))]
-    names = [
-        alias.name
-        for node in nodes
-        if isinstance(node, ast.Import)
-        for alias in node.names
-    ]
-    names += [str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)]
-    return {name.split(".")[0] for name in names}
+    modules = []
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            modules += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            modules.append(str(node.module))
+    return {module.partition(".")[0] for module in modules}
 
 
 def run(page: Path, namespace: dict[str, Any], *, peers: bool = False) -> list[Output]:
     """Run the blocks of a page in order; with peers also those of other libraries,
     ```` ```py ````, that are installed, whose outputs are dropped.
     """
-    name, outputs = page.relative_to(ROOT).as_posix(), []
-    for block in blocks(page, ("python", "py") if peers else ("python",)):
+    name = page.relative_to(ROOT).as_posix()
+    outputs = []
+    languages = ("python", "py") if peers else ("python",)
+    for block in blocks(page, languages):
         if block["language"] == "python":
             outputs.append(execute(block["code"], name, namespace))
         elif all(map(find_spec, imported(block["code"]))):
@@ -150,7 +155,9 @@ def run(page: Path, namespace: dict[str, Any], *, peers: bool = False) -> list[O
 
 def _figures() -> list[Any]:
     pyplot = sys.modules.get("matplotlib.pyplot")
-    return [] if pyplot is None else [pyplot.figure(n) for n in pyplot.get_fignums()]
+    if pyplot is None:
+        return []
+    return [pyplot.figure(n) for n in pyplot.get_fignums()]
 
 
 def caption(figure: Any) -> str:
@@ -166,13 +173,15 @@ def described(figure: Any) -> str:
         legend = axes.get_legend()
         words = [axes.get_title(loc) for loc in ("left", "center", "right")]
         words += [axes.get_xlabel(), axes.get_ylabel()]
-        words += [label.get_text() for label in legend.get_texts()] if legend else []
+        if legend:
+            words += [label.get_text() for label in legend.get_texts()]
         parts.append("; ".join(filter(None, words)))
         for line in axes.lines:
             y = np.asarray(line.get_ydata(), dtype=float)
-            parts.append(
-                f"a curve from {y[0]:.3g} to {y[-1]:.3g}" if y.size else "no curve"
-            )
+            if y.size:
+                parts.append(f"a curve from {y[0]:.3g} to {y[-1]:.3g}")
+            else:
+                parts.append("no curve")
     return ". ".join(filter(None, parts))
 
 
@@ -183,16 +192,27 @@ def agree(recorded: str, fresh: str, percent: int | None = None) -> bool:
     """
     if recorded == fresh:
         return True
-    texts = [recorded, fresh]
-    for pattern, replacement in NOT_COMPARED:
-        texts = [re.sub(pattern, replacement, text) for text in texts]
-    first, second = (NUMBER.split(text.strip()) for text in texts)
-    if [part.strip() for part in first] != [part.strip() for part in second]:
+    recorded = _compared(recorded)
+    fresh = _compared(fresh)
+    if _words(recorded) != _words(fresh):
         return False
-    numbers = [NUMBER.findall(text) for text in texts]
-    noise = 1e-5 * max((abs(_number(text)) for text in numbers[0]), default=0)
-    pairs = zip(*numbers, strict=True)
+    before = NUMBER.findall(recorded)
+    now = NUMBER.findall(fresh)
+    noise = 1e-5 * max((abs(_number(text)) for text in before), default=0)
+    pairs = zip(before, now, strict=True)
     return all(_close(a, b, noise, percent) for a, b in pairs)
+
+
+def _compared(text: str) -> str:
+    """A text without what is not compared."""
+    for pattern, replacement in NOT_COMPARED:
+        text = re.sub(pattern, replacement, text)
+    return text
+
+
+def _words(text: str) -> list[str]:
+    """The words between the numbers of a text."""
+    return [part.strip() for part in NUMBER.split(text.strip())]
 
 
 def _number(text: str) -> float:
@@ -200,13 +220,18 @@ def _number(text: str) -> float:
 
 
 def _close(recorded: str, fresh: str, noise: float, percent: int | None) -> bool:
-    a, b = _number(recorded), _number(fresh)
-    if percent is None and not {*".e"} & {*recorded, *fresh}:
-        return a == b
-    share = (3 if percent is None else percent) / 100
+    a = _number(recorded)
+    b = _number(fresh)
+    if percent is None:
+        are_whole = not {*".e"} & {*recorded, *fresh}
+        if are_whole:
+            return a == b
+        percent = 3
     digits, _, exponent = recorded.partition("e")
-    unit = 10.0 ** (int(exponent or 0) - len(digits.partition(".")[2]))
-    return abs(a - b) <= 1.001 * max(unit, noise, share * max(abs(a), abs(b)))
+    _, _, decimals = digits.partition(".")
+    last_digit = 10.0 ** (int(exponent or 0) - len(decimals))
+    tolerance = percent / 100 * max(abs(a), abs(b))
+    return abs(a - b) <= 1.001 * max(last_digit, noise, tolerance)
 
 
 def difference(block: re.Match[str], output: Output) -> str:
@@ -215,13 +240,15 @@ def difference(block: re.Match[str], output: Output) -> str:
     """
     if not _texts_agree(block, output.text):
         return f"recorded:\n{block['text'] or ''}\nfresh:\n{output.text}"
-    before = [
-        _description(PICTURES / name) for _, name in IMAGE.findall(block["images"])
-    ]
-    now = list(map(described, output.figures))
-    percents = [_percent(block)] * len(now)
-    same = block["how"] == VARIES or all(map(agree, before, now, percents))
-    if len(before) != len(now) or not same:
+    names = [name for _, name in IMAGE.findall(block["images"])]
+    before = [_description(PICTURES / name) for name in names]
+    now = [described(figure) for figure in output.figures]
+    same = len(before) == len(now)
+    if same and block["how"] != VARIES:
+        percent = _percent(block)
+        pairs = zip(before, now, strict=True)
+        same = all(agree(one, other, percent) for one, other in pairs)
+    if not same:
         return f"pictures recorded:\n{before}\nfresh:\n{now}"
     return ""
 
@@ -233,20 +260,26 @@ def _texts_agree(block: re.Match[str], fresh: str) -> bool:
 
 
 def _percent(block: re.Match[str]) -> int | None:
-    return int(block["percent"]) if block["percent"] else None
+    if not block["percent"]:
+        return None
+    return int(block["percent"])
 
 
 def _description(file: Path) -> str:
-    text = file.read_text(encoding="utf-8") if file.exists() else ""
-    match = DESCRIPTION.search(text)
-    return unescape(match[1]) if match else "no picture"
+    if not file.exists():
+        return "no picture"
+    match = DESCRIPTION.search(file.read_text(encoding="utf-8"))
+    if match is None:
+        return "no picture"
+    return unescape(match[1])
 
 
 def differences(page: Path, outputs: list[Output]) -> str:
     """All differences of a page, with the command that writes them; "" if none."""
     if page in WITHOUT:
         return ""
-    name, texts = page.relative_to(ROOT).as_posix(), []
+    name = page.relative_to(ROOT).as_posix()
+    texts = []
     pairs = zip(blocks(page), outputs, strict=True)
     for n, (block, output) in enumerate(pairs, 1):
         if text := difference(block, output):
@@ -262,17 +295,16 @@ def write(page: Path, outputs: list[Output], *, all_of_them: bool = False) -> bo
     return True if there were any.
     """
     old = page.read_text(encoding="utf-8")
-    results, changed = iter(outputs), False
-    folder = DOCS if page.is_relative_to(DOCS) else ROOT
-    stem = "-".join(page.relative_to(folder).with_suffix("").parts)
-    taken = {name for _, name in IMAGE.findall(old)}
-    free = (name for n in count(1) if (name := f"output-{stem}-{n}.svg") not in taken)
+    results = iter(outputs)
+    changed = False
+    free = _free_names(page, {name for _, name in IMAGE.findall(old)})
 
     def under(block: re.Match[str]) -> str:
         nonlocal changed
         if block["language"] != "python":
             return block[0]
-        output, images = next(results), IMAGE.findall(block["images"])
+        output = next(results)
+        images = IMAGE.findall(block["images"])
         if not (all_of_them or difference(block, output)):
             return block[0]
         changed = True
@@ -283,9 +315,11 @@ def write(page: Path, outputs: list[Output], *, all_of_them: bool = False) -> bo
         if printed:
             text += f"\n```text output{block['how'] or ''}\n{printed}```\n"
         for i, figure in enumerate(output.figures):
-            words, name = (
-                images[i] if i < len(images) else (caption(figure), next(free))
-            )
+            if i < len(images):
+                words, name = images[i]
+            else:
+                words = caption(figure)
+                name = next(free)
             save(figure, PICTURES / name)
             address = os.path.relpath(PICTURES / name, page.parent).replace(os.sep, "/")
             text += f"\n![{words}]({address})\n"
@@ -293,6 +327,16 @@ def write(page: Path, outputs: list[Output], *, all_of_them: bool = False) -> bo
 
     page.write_text(BLOCK.sub(under, old), encoding="utf-8")
     return changed
+
+
+def _free_names(page: Path, taken: set[str]) -> Iterator[str]:
+    """Yield names for new pictures of a page."""
+    folder = DOCS if page.is_relative_to(DOCS) else ROOT
+    stem = "-".join(page.relative_to(folder).with_suffix("").parts)
+    for n in count(1):
+        name = f"output-{stem}-{n}.svg"
+        if name not in taken:
+            yield name
 
 
 def save(figure: Any, file: Path) -> None:
@@ -314,12 +358,9 @@ def unused() -> list[Path]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m docs.tools.outputs")
-    parser.add_argument(
-        "pages", nargs="*", type=Path, help="default: README and every page of docs"
-    )
-    parser.add_argument(
-        "--all", action="store_true", help="write what agrees by the rule too"
-    )
+    add = parser.add_argument
+    add("pages", nargs="*", type=Path, help="default: README and every page of docs")
+    add("--all", action="store_true", help="write what agrees by the rule too")
     options = parser.parse_args()
     os.environ["MPLBACKEND"] = "agg"
     style({}, None)
@@ -329,7 +370,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
             outputs = run(page, {"__name__": "page"})
         changed = write(page, outputs, all_of_them=options.all)
-        if pyplot := sys.modules.get("matplotlib.pyplot"):
+        pyplot = sys.modules.get("matplotlib.pyplot")
+        if pyplot:
             pyplot.close("all")
         print(page.relative_to(ROOT), "written" if changed else "as recorded")
     for file in unused():

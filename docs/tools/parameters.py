@@ -36,26 +36,36 @@ def found_by(name: str) -> Any:
 def defaults(name: str) -> dict[str, str]:
     """Return the keywords of a class or function, with their defaults."""
     signature = inspect.signature(found_by(name))
-    return {
-        key: "required" if one.default is one.empty else f"`{one.default!r}`"
-        for key, one in signature.parameters.items()
-        if key not in ("self", "cls")
-    }
+    texts = {}
+    for key, one in signature.parameters.items():
+        if key in ("self", "cls"):
+            continue
+        if one.default is one.empty:
+            texts[key] = "required"
+        else:
+            texts[key] = f"`{one.default!r}`"
+    return texts
 
 
 def keywords(table: Table) -> dict[str, str]:
     """Return the keywords that a table must have."""
-    return {key: value for name in table["of"] for key, value in defaults(name).items()}
+    merged: dict[str, str] = {}
+    for name in table["of"]:
+        merged |= defaults(name)
+    return merged
 
 
 def described(name: str) -> dict[str, tuple[str, str]]:
     """Return type and meaning of the keywords, from the docstring."""
     section = SECTION.search(f"{inspect.getdoc(found_by(name))}\n")
+    if section is None:
+        return {}
     found = {}
-    for names, kind, lines in ENTRY.findall(section[1] if section else ""):
+    for names, kind, lines in ENTRY.findall(section[1]):
         kind = re.sub(r",? *(optional|default.*)$", "", kind)
+        meaning = " ".join(lines.split())
         for one in re.split(r"[,\s]+", names):
-            found[one] = kind, " ".join(lines.split())
+            found[one] = (kind, meaning)
     return found
 
 
@@ -70,33 +80,37 @@ def row(table: Table, names: list[str], key: str, default: str) -> Row:
     a keyword without words or docstring is a KeyError.
     """
     owners = [name for name in names if key in defaults(name)]
+    own_key = f"{owners[0]}.{key}"
     kind, meaning = described(owners[0])[key]
-    kind = (
-        table.get("type", {}).get(key, kind)
-        or type(ast.literal_eval(default[1:-1])).__name__
-    )
-    for name in (key, f"{owners[0]}.{key}"):
+    kind = table.get("type", {}).get(key, kind)
+    if not kind:
+        kind = type(ast.literal_eval(default[1:-1])).__name__
+    for name in (key, own_key):
         meaning = table.get("meaning", {}).get(name, meaning)
-    words = table["words"].get(f"{owners[0]}.{key}", table["words"][key])
+    words = table["words"].get(own_key, table["words"][key])
     if len(owners) < len(names):
         meaning = f"Of `{'`, `'.join(owners)}` only. {meaning}"
-    value = default if default == "required" else f"default {default}"
+    value = default
+    if default != "required":
+        value = f"default {default}"
     return [f"`{key}`", f"{kind}; {value}", meaning, *words]
 
 
 def lines(table: Table) -> list[str]:
     """Return a section of the page: tables that are folded under their keywords."""
     one_each = table.get("one_each", False)
-    out = [
-        f"## {table['title']}",
-        "",
-        *([table["text"], ""] if "text" in table else []),
-    ]
-    for names in [[name] for name in table["of"]] if one_each else [table["of"]]:
+    groups = [table["of"]]
+    if one_each:
+        groups = [[name] for name in table["of"]]
+    out = [f"## {table['title']}", ""]
+    if "text" in table:
+        out += [table["text"], ""]
+    for names in groups:
         shown = {**table, "of": names}
         defaults_of = keywords(shown)
-        listed = ", ".join(f"`{key}`" for key in defaults_of)
-        title = f"**{names[0]}**: {listed}" if one_each else listed
+        title = ", ".join(f"`{key}`" for key in defaults_of)
+        if one_each:
+            title = f"**{names[0]}**: {title}"
         head = ["keyword", "type, default", "meaning", *table["columns"]]
         out += [f":::{{dropdown}} {title}", ""]
         out += [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
@@ -109,10 +123,11 @@ def lines(table: Table) -> list[str]:
 
 def page() -> str:
     """Return the text of the page: its own words, and the tables."""
-    words = PAGE.read_text(encoding="utf-8").partition(BEGIN)[0]
-    return "\n".join(
-        [words + BEGIN, *(line for table in tables() for line in lines(table))]
-    )
+    words, _, _ = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    text = [words + BEGIN]
+    for table in tables():
+        text += lines(table)
+    return "\n".join(text)
 
 
 if __name__ == "__main__":

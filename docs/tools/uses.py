@@ -18,20 +18,22 @@ def pages_of() -> dict[str, list[str]]:
     Pages that docs/search.toml has the name for come first,
     then those that name it most often.
     """
-    texts = {
-        page.relative_to(DOCS).with_suffix("").as_posix(): page.read_text("utf-8")
-        for folder in FOLDERS
-        for page in sorted((DOCS / folder).glob("*.md"))
-        if page.stem != "index"
-    }
+    texts = {}
+    for folder in FOLDERS:
+        for page in sorted((DOCS / folder).glob("*.md")):
+            if page.stem != "index":
+                name = page.relative_to(DOCS).with_suffix("").as_posix()
+                texts[name] = page.read_text("utf-8")
     found = {}
     names = NAME.findall((DOCS / "api" / "index.md").read_text("utf-8"))
     for name in names:
-        last = name.rpartition(".")[2]
+        _, _, last = name.rpartition(".")
         # A name that two modules have, and a word as predict, need their module.
         if name != last and last in names:
             last = name
-        plain = last if re.search("[A-Z_]", last) else name
+        plain = name
+        if re.search("[A-Z_]", last):
+            plain = last
         named = [page for page, words in search.words().items() if last in words]
         word = re.compile(rf"\b{re.escape(plain)}\b")
         counts = {page: len(word.findall(text)) for page, text in texts.items()}

@@ -27,8 +27,14 @@ QUESTIONS = [
     ("Many small nets at once:\nfolds, seeds, machines?", "*fit_many"),
 ]
 LAST = "*MLP\nsensors, simulations, control;\nlosses and loops of your own"
-WIDTH, QUESTION_WIDTH, MODEL_WIDTH, LINE, GAP, PAD = 720, 300, 320, 19, 34, 12
-GREY, INK = "#808890", "#16202b"
+WIDTH = 720
+QUESTION_WIDTH = 300
+MODEL_WIDTH = 320
+LINE = 19
+GAP = 34
+PAD = 12
+GREY = "#808890"
+INK = "#16202b"
 GROUNDS = {"question": "#dbe7f5", "model": "#d5efdc"}
 
 
@@ -61,12 +67,16 @@ def arrow(
 
 def drawn() -> str:
     """The picture, as SVG."""
-    left, right, y, shapes = 10, WIDTH - MODEL_WIDTH - 10, 10.0, list[str]()
+    left = 10
+    right = WIDTH - MODEL_WIDTH - 10
+    y = 10.0
+    shapes = list[str]()
     middle = left + QUESTION_WIDTH / 2
     for question, model in QUESTIONS:
         shape, height = box(left, y, QUESTION_WIDTH, question, "question")
         answer, tall = box(right, y, MODEL_WIDTH, model, "model")
-        edge, centre = left + QUESTION_WIDTH, y + height / 2
+        edge = left + QUESTION_WIDTH
+        centre = y + height / 2
         below = y + max(height, tall) + GAP
         shapes += [shape, answer]
         shapes.append(
