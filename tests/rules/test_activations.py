@@ -33,15 +33,18 @@ def evaluate(name: str, points: Any) -> Any:
     return np.array([OF_ONE[name](z) for z in points]).T
 
 
-def test_names_and_aliases_are_those_of_functions() -> None:
-    for table in (RULES, PENALTIES):
-        assert [rule.__name__ for rule in table.values()] == list(table)
+@pytest.mark.parametrize("table", [RULES, PENALTIES])
+def test_a_name_is_that_of_the_function(table: dict[str, Any]) -> None:
+    assert [rule.__name__ for rule in table.values()] == list(table)
+
+
+def test_an_alias_is_a_second_name_of_a_rule() -> None:
     assert set(ALIASES.values()) <= set(RULES)
     assert not set(ALIASES) & set(RULES)
 
 
 @each_rule
-def test_rules_are_the_oracles_in_float32_too(name: str) -> None:
+def test_a_rule_is_the_oracles(name: str) -> None:
     value, slope = evaluate(name, POINTS)
     np.testing.assert_allclose(value, VALUES[name](POINTS), rtol=1e-12, atol=1e-15)
     own = naive.PENALTY_SLOPES.get(name)
@@ -50,6 +53,10 @@ def test_rules_are_the_oracles_in_float32_too(name: str) -> None:
     else:
         expected = naive.slope(name, POINTS)
     np.testing.assert_allclose(slope, expected, rtol=1e-12, atol=1e-14)
+
+
+@each_rule
+def test_a_rule_in_float32_is_that_of_the_same_numbers_in_float64(name: str) -> None:
     points = POINTS.astype(np.float32)
     expected = evaluate(name, points.astype(np.float64))
     # 1 + erf and 1 - tanh^2 cancel in the tails,
@@ -59,8 +66,14 @@ def test_rules_are_the_oracles_in_float32_too(name: str) -> None:
 
 @each_rule
 @each_dtype
-def test_nan_stays_nan_and_far_numbers_overflow_nowhere(name: str, dtype: Any) -> None:
-    assert np.isnan(OF_ONE[name](dtype("nan"))[0])
+def test_nan_stays_nan(name: str, dtype: Any) -> None:
+    value, _ = OF_ONE[name](dtype("nan"))
+    assert np.isnan(value)
+
+
+@each_rule
+@each_dtype
+def test_far_numbers_overflow_nowhere(name: str, dtype: Any) -> None:
     with np.errstate(over="raise", invalid="raise", divide="raise"):
         pairs = [OF_ONE[name](dtype(z)) for z in (-1e4, -100, -80, 80, 100, 1e4)]
     assert np.isfinite(pairs).all()
@@ -99,13 +112,18 @@ def points_of(function: Function, candidates: Any) -> Any:
 
 
 @each_function
-def test_functions_are_the_references_in_float32_too(function: Function) -> None:
+def test_a_function_is_the_reference(function: Function) -> None:
     sizes = np.geomspace(1e-8, 30, 40)
     points = points_of(function, np.concatenate([-sizes, [0.0], sizes]))
     values = [function(x) for x in points]
-    np.testing.assert_allclose(
-        values, reference(function, np.array(points)), rtol=4e-16
-    )
+    expected = reference(function, np.array(points))
+    np.testing.assert_allclose(values, expected, rtol=4e-16)
+
+
+@each_function
+def test_a_function_in_float32_is_that_of_the_same_numbers_in_float64(
+    function: Function,
+) -> None:
     points = points_of(function, np.linspace(-20, 20, 81, dtype=np.float32))
     values = [function(x) for x in points]
     expected = [function(np.float64(x)) for x in points]
@@ -125,10 +143,9 @@ def test_elementary_functions_keep_nan(function: Function, dtype: Any) -> None:
 def test_finite_values_overflow_nowhere(
     function: Function, dtype: Any, sizes: list[float]
 ) -> None:
+    far = [dtype(sign * size) for size in sizes for sign in (-1, 1)]
     with np.errstate(over="raise", invalid="raise", divide="raise"):
-        for x in points_of(
-            function, [dtype(sign * size) for size in sizes for sign in (-1, 1)]
-        ):
+        for x in points_of(function, far):
             assert np.isfinite(function(x))
 
 
@@ -136,12 +153,12 @@ def test_exponentials_are_those_of_each_row_less_its_peak() -> None:
     rows = np.array([[1.0, 3.0, 2.0], [-5.0, 800.0, 799.0]])
     out = np.empty_like(rows)
     exponentials(rows, out)
-    np.testing.assert_allclose(
-        out, np.exp(rows - rows.max(axis=1, keepdims=True)), rtol=1e-15
-    )
+    peaks = rows.max(axis=1, keepdims=True)
+    np.testing.assert_allclose(out, np.exp(rows - peaks), rtol=1e-15)
 
 
-def made(kind: str, rule: Any) -> list[str]:
+def warnings_of_a_net(kind: str, rule: Any) -> list[str]:
+    """Return the messages that a net with a rule of one's own warns of."""
     settings: dict[str, Any] = {kind: rule}
     if kind == "penalty":
         settings = {"penalties": {rule: 0.1}}
@@ -197,12 +214,13 @@ def squared(z: Any) -> Any:
 def test_a_slope_that_is_no_derivative_is_a_warning(
     kind: str, rule: Any, words: str
 ) -> None:
-    (message,) = made(kind, rule)
-    name = (rule.rule if isinstance(rule, Loss) else rule).__name__
-    start = (
-        f"MLP: the slope of the {kind} {name!r} is not the derivative of its value: "
-    )
-    assert message.startswith(start)
+    (message,) = warnings_of_a_net(kind, rule)
+    if isinstance(rule, Loss):
+        name = rule.rule.__name__
+    else:
+        name = rule.__name__
+    slope = f"MLP: the slope of the {kind} {name!r}"
+    assert message.startswith(f"{slope} is not the derivative of its value: ")
     assert re.search(words, message)
 
 
@@ -227,13 +245,17 @@ def narrow(z: Any) -> Any:
 @pytest.mark.parametrize(
     ("kind", "rule"),
     [
-        *(("activation", rule) for rule in (cube, step_with_kinks, narrow)),
-        *(("loss", rule) for rule in (fourth, logarithm, strict)),
+        ("activation", cube),
+        ("activation", step_with_kinks),
+        ("activation", narrow),
+        ("loss", fourth),
+        ("loss", logarithm),
+        ("loss", strict),
         ("loss", Loss(lambda p, y, q: (q * p, q), constants=(3.0,))),
     ],
 )
-def test_a_slope_that_is_a_derivative_is_none(kind: str, rule: Any) -> None:
-    assert made(kind, rule) == []
+def test_a_slope_that_is_a_derivative_is_not_warned_of(kind: str, rule: Any) -> None:
+    assert warnings_of_a_net(kind, rule) == []
 
 
 RNG = np.random.default_rng(0)
@@ -244,7 +266,7 @@ LABELS = np.array([0, 1, 2, 2, 1, 0])
 @pytest.mark.parametrize(
     "rule", [*activations.RULES.values(), *updates.PENALTIES.values()]
 )
-def test_activations_and_penalties_of_the_library_are_right(rule: Any) -> None:
+def test_slopes_of_the_library_are_derivatives(rule: Any) -> None:
     assert check_rule(rule).error < 1e-9
 
 
@@ -255,15 +277,19 @@ def test_a_wrong_slope_is_found_with_its_place(factor: float, compiled: bool) ->
         value = exp(-z * z)
         return value, factor * type(z)(-2) * z * value
 
-    check = check_rule(numba.njit(bump) if compiled else bump)
+    if compiled:
+        rule = numba.njit(bump)
+    else:
+        rule = bump
+    check = check_rule(rule)
     assert check.error > 1e-4
     (z,) = check.point
-    assert check.slope == pytest.approx(-2 * factor * z * np.exp(-z * z))
-    assert check.derivative == pytest.approx(-2 * z * np.exp(-z * z))
-    assert check.error == pytest.approx(
-        abs(check.slope - check.derivative)
-        / (1 + max(abs(check.slope), abs(check.derivative)))
-    )
+    derivative = -2 * z * np.exp(-z * z)
+    assert check.slope == pytest.approx(factor * derivative)
+    assert check.derivative == pytest.approx(derivative)
+    difference = abs(check.slope - check.derivative)
+    scale = 1 + max(abs(check.slope), abs(check.derivative))
+    assert check.error == pytest.approx(difference / scale)
 
 
 def test_a_wrong_slope_of_one_output_of_a_row_is_found() -> None:
@@ -274,20 +300,24 @@ def test_a_wrong_slope_of_one_output_of_a_row_is_found() -> None:
 
     loss = Loss(total, by_row=True, constants=(1.5,))
     check = check_rule(loss, OUTPUTS, LABELS)
-    assert (check.slope, check.point) == (9.0, (*OUTPUTS[3], 2.0))
+    assert check.slope == 9.0
+    assert check.point == (*OUTPUTS[3], 2.0)
     assert check_rule(loss, OUTPUTS[:3], LABELS[:3]).error < 1e-6
 
 
-def test_points_are_taken_where_losses_are_finite() -> None:
+def test_slopes_at_huge_points_are_right() -> None:
     def squared(prediction: Any, target: Any) -> Any:
         return (prediction - target) ** 2, 2 * (prediction - target)
 
-    assert check_rule(squared, points=[1e9, -3e12], targets=[1.0]).error < 1e-6
+    check = check_rule(squared, points=[1e9, -3e12], targets=[1.0])
+    assert check.error < 1e-6
 
+
+def test_points_are_taken_where_a_loss_is_finite() -> None:
     def log_loss(prediction: Any, target: Any) -> Any:
         p = prediction
-        return -target * np.log(p) - (1 - target) * np.log(1 - p), (p - target) / (
-            p * (1 - p)
-        )
+        value = -target * np.log(p) - (1 - target) * np.log(1 - p)
+        slope = (p - target) / (p * (1 - p))
+        return value, slope
 
     assert check_rule(log_loss).error < 1e-6

@@ -51,16 +51,18 @@ def rows_of(name: str, dtype: str) -> tuple[Any, Any]:
     rng = np.random.default_rng(0)
     if loss.by_row:
         n = outputs_for(name, 3)
-        n_targets = n if loss.targets == "classes" else n // loss.per_target
+        if loss.targets == "classes":
+            n_targets = n
+        else:
+            n_targets = n // loss.per_target
         outputs: Any = rng.choice(RAW, (N_ROWS, n))
         targets: Any = rng.choice(TARGETS[loss.targets], (N_ROWS, n_targets))
     else:
-        outputs, targets = np.split(
-            np.array([*product(RAW, TARGETS[loss.targets])]), 2, axis=1
-        )
-    return np.asfortranarray(outputs.astype(dtype)), np.asfortranarray(
-        targets.astype(dtype)
-    )
+        pairs = np.array([*product(RAW, TARGETS[loss.targets])])
+        outputs, targets = np.split(pairs, 2, axis=1)
+    outputs = outputs.astype(dtype, order="F")
+    targets = targets.astype(dtype, order="F")
+    return outputs, targets
 
 
 def plain(loss: Loss, outputs: Any, targets: Any) -> Any:
@@ -96,8 +98,13 @@ def half_unit(dtype: str) -> Decimal:
 
 def moved(numbers: list[Decimal], unit: Decimal) -> list[list[Decimal]]:
     """Rows of which one number each has a rounding error."""
-    each = enumerate(numbers)
-    return [[*numbers[:j], n * (1 + unit), *numbers[j + 1 :]] for j, n in each if n]
+    rows = []
+    for j, number in enumerate(numbers):
+        if number:
+            row = numbers.copy()
+            row[j] = number * (1 + unit)
+            rows.append(row)
+    return rows
 
 
 class Expected:
@@ -120,7 +127,13 @@ class Expected:
             return 0.0
         if not np.isfinite(actual):
             return np.inf
-        return float(abs(Decimal(float(actual)) - self.number) / self.rounding)
+        error = abs(Decimal(float(actual)) - self.number)
+        return float(error / self.rounding)
+
+
+def assert_within_roundings(expected: list[Expected], actual: Any, *row: Any) -> None:
+    for each, number in zip(expected, actual, strict=True):
+        assert each.roundings(number) <= MOST_ROUNDINGS, (*row, actual)
 
 
 def expected_of(name: str, outputs: Any, targets: Any) -> list[Expected]:
@@ -130,26 +143,32 @@ def expected_of(name: str, outputs: Any, targets: Any) -> list[Expected]:
     unit = half_unit(dtype)
     raw = decimals(outputs)
     y = decimals(targets)
-    near = [(row, y) for row in moved(raw, unit)] + [
-        (raw, row) for row in moved(y, unit)
-    ]
+    near = [(row, y) for row in moved(raw, unit)]
+    near += [(raw, row) for row in moved(y, unit)]
     value, slopes = precise_loss(rule, raw, y, constants)
-    others = [precise_loss(rule, z, aims, constants) for z, aims in near]
-    return [
-        Expected(value, [other for other, _ in others], dtype),
-        *(
-            Expected(s, [other[j] for _, other in others], dtype)
-            for j, s in enumerate(slopes)
-        ),
-    ]
+    near_values = []
+    near_slopes = []
+    for near_raw, near_y in near:
+        other_value, other_slopes = precise_loss(rule, near_raw, near_y, constants)
+        near_values.append(other_value)
+        near_slopes.append(other_slopes)
+    expected = [Expected(value, near_values, dtype)]
+    for j, slope in enumerate(slopes):
+        others = [other_slopes[j] for other_slopes in near_slopes]
+        expected.append(Expected(slope, others, dtype))
+    return expected
 
 
-def expected_values(name: str, raw: Any) -> list[Expected]:
-    dtype = str(raw.dtype)
+def expected_values(name: str, outputs: Any) -> list[Expected]:
+    dtype = str(outputs.dtype)
     link = PRECISE_LINKS[name]
-    near = [link(row) for row in moved(decimals(raw), half_unit(dtype))]
-    values = enumerate(link(decimals(raw)))
-    return [Expected([value], [[row[j]] for row in near], dtype) for j, value in values]
+    raw = decimals(outputs)
+    near = [link(row) for row in moved(raw, half_unit(dtype))]
+    expected = []
+    for j, value in enumerate(link(raw)):
+        others = [[row[j]] for row in near]
+        expected.append(Expected([value], others, dtype))
+    return expected
 
 
 @pytest.mark.few(12)
@@ -158,14 +177,12 @@ def expected_values(name: str, raw: Any) -> list[Expected]:
 def test_a_loss_is_its_formula_far_out(name: str, dtype: str) -> None:
     outputs, targets = rows_of(name, dtype)
     with np.errstate(over="ignore", invalid="raise", divide="raise"):
-        tables = [form(FAR[name], outputs, targets) for form in (plain, compiled)]
+        by_rule = plain(FAR[name], outputs, targets)
+        by_loop = compiled(FAR[name], outputs, targets)
     for r, row in enumerate(zip(outputs, targets, strict=True)):
         expected = exact(expected_of, name, *row)
-        for table in tables:
-            errors = [
-                each.roundings(n) for each, n in zip(expected, table[r], strict=True)
-            ]
-            assert max(errors) <= MOST_ROUNDINGS, (*row, table[r])
+        assert_within_roundings(expected, by_rule[r], *row)
+        assert_within_roundings(expected, by_loop[r], *row)
 
 
 @each_dtype
@@ -176,26 +193,18 @@ def test_a_link_is_its_formula_far_out(name: str, dtype: str) -> None:
     raw = np.asfortranarray(rng.choice(RAW, (N_ROWS, 4)).astype(dtype))
     by_loop = np.empty_like(raw)
     by_rule = np.empty_like(raw)
+    options = {"by_row": link.by_row}
+    arrays = (raw, by_loop)
     with np.errstate(over="ignore"):
-        run(
-            elementwise.link_loop,
-            link.rule,
-            {"by_row": link.by_row},
-            (raw, by_loop),
-            0,
-            *raw.shape,
-        )
+        run(elementwise.link_loop, link.rule, options, arrays, 0, *raw.shape)
         if link.by_row:
             link.rule(raw, by_rule)
         else:
             by_rule[:] = [[link.rule(z) for z in row] for row in raw]
     for r, row in enumerate(raw):
         expected = exact(expected_values, name, row)
-        for actual in (by_loop[r], by_rule[r]):
-            errors = [
-                each.roundings(n) for each, n in zip(expected, actual, strict=True)
-            ]
-            assert max(errors) <= MOST_ROUNDINGS, (row, actual)
+        assert_within_roundings(expected, by_loop[r], row)
+        assert_within_roundings(expected, by_rule[r], row)
 
 
 @pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="takes minutes")
@@ -207,17 +216,14 @@ def test_rows_that_are_surely_zero_do_not_end_a_tweedie_fit() -> None:
 
 
 RAW_OUTPUTS = np.array([0, 1e-3, -1e-3, 1, -1, 30, -30])
+# Our loss and scikit-learn's.
 PEERS: dict[str, tuple[Any, Any]] = {
     "gamma": (LOSSES["gamma"], _loss.HalfGammaLoss()),
-    **{
-        f"tweedie {power}": (Tweedie(power).loss, _loss.HalfTweedieLoss(power=power))
-        for power in (1.0, 1.1, 1.5, 1.99, 2.0)
-    },
-    **{
-        f"quantile {level}": (Quantile(level).loss, _loss.PinballLoss(quantile=level))
-        for level in (0.05, 0.5, 0.9)
-    },
 }
+for k in (1.0, 1.1, 1.5, 1.99, 2.0):
+    PEERS[f"tweedie {k}"] = (Tweedie(k).loss, _loss.HalfTweedieLoss(power=k))
+for q in (0.05, 0.5, 0.9):
+    PEERS[f"quantile {q}"] = (Quantile(q).loss, _loss.PinballLoss(quantile=q))
 
 
 @pytest.mark.parametrize("target", [0.3, 1.0, 7.0])
@@ -225,10 +231,7 @@ PEERS: dict[str, tuple[Any, Any]] = {
 def test_value_and_slope_are_scikit_learns(name: str, target: float) -> None:
     loss, peer = PEERS[name]
     y = np.full(len(RAW_OUTPUTS), target)
-    pairs = [
-        loss.rule(np.float64(z), np.float64(target), *loss.constants)
-        for z in RAW_OUTPUTS
-    ]
+    pairs = [loss.rule(z, y[0], *loss.constants) for z in RAW_OUTPUTS]
     values, slopes = np.array(pairs).T
     if "tweedie" in name or name == "gamma":
         constant = peer.constant_to_optimal_zero(y)
@@ -240,14 +243,18 @@ def test_value_and_slope_are_scikit_learns(name: str, target: float) -> None:
     # scikit-learn's slope at a perfect prediction of a quantile is one of the two
     # sides.
     kink = (target == RAW_OUTPUTS) & name.startswith("quantile")
+    expected_slopes = peer.gradient(y, RAW_OUTPUTS)
     np.testing.assert_allclose(
-        slopes[~kink], peer.gradient(y, RAW_OUTPUTS)[~kink], rtol=1e-12, atol=1e-12
+        slopes[~kink], expected_slopes[~kink], rtol=1e-12, atol=1e-12
     )
 
 
-def test_constants_are_of_the_dtype_and_negative_counts_lose_nothing() -> None:
+def test_constants_of_a_loss_are_of_the_dtype() -> None:
     (levels,) = constants_of("three quantiles", "float32")
     assert {type(level) for level in levels} == {np.float32}
+
+
+def test_a_negative_count_has_a_slope_beside_a_value_of_nan() -> None:
     with np.errstate(invalid="ignore"):
         values, slopes = evaluate("poisson", np.zeros((1, 1)), np.array([[-1.0]]))
     assert np.isnan(values).all()
@@ -289,14 +296,11 @@ def evaluate(name: str, raw: Any, targets: Any) -> tuple[Any, Any]:
     if loss.by_row:
         loss.rule(raw, targets, slopes, values)
         return values, slopes
-    pairs = np.array(
-        [
-            [loss.rule(*pair) for pair in zip(*rows, strict=True)]
-            for rows in zip(raw, targets, strict=True)
-        ]
-    )
     assert loss.over_outputs == "sum"
-    return pairs[..., 0].sum(axis=1), pairs[..., 1]
+    pairs = [loss.rule(*pair) for pair in zip(raw.flat, targets.flat, strict=True)]
+    # The rule's own dtype, shape (n_rows, n, 2).
+    results = np.array(pairs).reshape(*raw.shape, 2)
+    return results[..., 0].sum(axis=1), results[..., 1]
 
 
 @each_loss
@@ -307,9 +311,12 @@ def evaluate(name: str, raw: Any, targets: Any) -> tuple[Any, Any]:
 def test_value_and_slope_as_sklearn(
     name: str, scale: float, dtype: Any, tolerance: float
 ) -> None:
-    raw, targets = draw(name, 1.0 if name == "poisson" else scale, dtype)
+    if name == "poisson":
+        scale = 1.0
+    raw, targets = draw(name, scale, dtype)
     prediction = raw.copy()
-    ACTIVATIONS[SKLEARN_LINKS[SKLEARN_LOSSES[name].link]](prediction)
+    link = SKLEARN_LINKS[SKLEARN_LOSSES[name].link]
+    ACTIVATIONS[link](prediction)
     if name == "log_loss":
         expected = np.eye(4, dtype=dtype)[targets[:, 0].astype(int)]
     else:
@@ -391,8 +398,12 @@ def softmax(raw: Row) -> tuple[Row, Row, Row]:
     total = sum(terms, D(0))
     top = raw.index(peak)
     rest = sum(terms[:top] + terms[top + 1 :], D(0))
-    others = [(rest if j == top else total - t) / total for j, t in enumerate(terms)]
-    return [t / total for t in terms], others, [z - peak - log1p(rest) for z in raw]
+    p = [term / total for term in terms]
+    q = [(total - term) / total for term in terms]
+    # Differences of two almost equal numbers would lose the digits of the rest.
+    q[top] = rest / total
+    log_p = [z - peak - log1p(rest) for z in raw]
+    return p, q, log_p
 
 
 def sign(x: Decimal) -> Decimal:
@@ -409,8 +420,9 @@ def mae(p: Decimal, y: Decimal) -> tuple[Terms, Terms]:
 
 def huber(p: Decimal, y: Decimal) -> tuple[Terms, Terms]:
     e = p - y
-    near = abs(e) <= 1
-    return [e * e / 2 if near else abs(e) - D("0.5")], [e if near else sign(e)]
+    if abs(e) <= 1:
+        return [e * e / 2], [e]
+    return [abs(e) - D("0.5")], [sign(e)]
 
 
 def binary_cross_entropy(z: Decimal, y: Decimal) -> tuple[Terms, Terms]:
@@ -432,16 +444,17 @@ def poisson(z: Decimal, y: Decimal) -> tuple[Terms, Terms]:
 def log_cosh(p: Decimal, y: Decimal) -> tuple[Terms, Terms]:
     size = abs(p - y)
     below = (-2 * size).exp()
-    return [size, log1p(below) - D(2).ln()], [
-        -sign(p - y) * expm1(-2 * size) / (1 + below)
-    ]
+    slope = -sign(p - y) * expm1(-2 * size) / (1 + below)
+    return [size, log1p(below) - D(2).ln()], [slope]
 
 
 def quantile(p: Decimal, y: Decimal, q: Decimal) -> tuple[Terms, Terms]:
     e = p - y
-    return [(1 - q) * e if e > 0 else -q * e], [
-        1 - q if e > 0 else -q if e < 0 else D(0)
-    ]
+    if e > 0:
+        return [(1 - q) * e], [1 - q]
+    if e < 0:
+        return [-q * e], [-q]
+    return [D(0)], [D(0)]
 
 
 def gamma(z: Decimal, y: Decimal) -> tuple[Terms, Terms]:
@@ -482,8 +495,10 @@ def as_row(raw: Row, y: Row) -> Row:
 def cross_entropy(raw: Row, y: Row) -> Result:
     row = as_row(raw, y)
     (p, _, log_p) = softmax(raw)
-    slopes = [[share * sum(row), -own] for share, own in zip(p, row, strict=True)]
-    return [-own * each for own, each in zip(row, log_p, strict=True)], slopes
+    total = sum(row)
+    value = [-own * each for own, each in zip(row, log_p, strict=True)]
+    slopes = [[share * total, -own] for share, own in zip(p, row, strict=True)]
+    return value, slopes
 
 
 def smoothed_cross_entropy(raw: Row, y: Row, s: Decimal) -> Result:
@@ -493,7 +508,8 @@ def smoothed_cross_entropy(raw: Row, y: Row, s: Decimal) -> Result:
 def focal(raw: Row, y: Row, g: Decimal) -> Result:
     row = as_row(raw, y)
     (p, q, log_p) = softmax(raw)
-    value, own = [], []
+    value = []
+    own = []
     for j, share in enumerate(row):
         value.append(-share * power(q[j], g) * log_p[j])
         if q[j]:
@@ -501,7 +517,11 @@ def focal(raw: Row, y: Row, g: Decimal) -> Result:
         else:
             ratio = D(-1)
         own.append(share * power(q[j], g) * (g * p[j] * ratio - 1))
-    return value, [[own[k], *(-p[k] * each for each in own)] for k in range(len(raw))]
+    slopes = []
+    for k in range(len(raw)):
+        from_others = [-p[k] * each for each in own]
+        slopes.append([own[k], *from_others])
+    return value, slopes
 
 
 def gaussian_nll(raw: Row, y: Row) -> Result:
@@ -525,11 +545,14 @@ def gaussian_nll(raw: Row, y: Row) -> Result:
 
 
 def quantiles(raw: Row, y: Row, levels: Row) -> Result:
-    pairs = [quantile(p, y[0], q) for p, q in zip(raw, levels, strict=True)]
     n = len(raw)
-    return [t / n for value, _ in pairs for t in value], [
-        [t / n for t in s] for _, s in pairs
-    ]
+    value = []
+    slopes = []
+    for p, level in zip(raw, levels, strict=True):
+        (own_value,), (own_slope,) = quantile(p, y[0], level)
+        value.append(own_value / n)
+        slopes.append([own_slope / n])
+    return value, slopes
 
 
 BY_NUMBER: dict[str, Any] = {

@@ -38,29 +38,39 @@ def weights_of(drawn: Any) -> Any:
 
 
 @each_initializer
-def test_initializers_have_the_papers_variance_and_no_mean(name: str) -> None:
+def test_weights_have_the_variance_of_the_paper(name: str) -> None:
     # The variance of 120,000 normal numbers is known to sqrt(2 / 120,000) = 0.4 %.
     assert draw(name).var() == pytest.approx(VARIANCES[name], rel=0.02, abs=0)
-    assert abs(draw(name).mean()) <= 5 * np.sqrt(VARIANCES[name] / draw(name).size)
+
+
+@each_initializer
+def test_weights_have_a_mean_of_0(name: str) -> None:
+    weights = draw(name)
+    deviation_of_mean = np.sqrt(VARIANCES[name] / weights.size)
+    assert abs(weights.mean()) <= 5 * deviation_of_mean
+
+
+@each_initializer
+def test_a_second_draw_of_a_generator_has_other_weights(name: str) -> None:
     generator = np.random.default_rng(0)
-    first, second = (
-        weights_of(INITIALIZERS[name](generator, (3, 2))) for _ in range(2)
-    )
+    first = weights_of(INITIALIZERS[name](generator, (3, 2)))
+    second = weights_of(INITIALIZERS[name](generator, (3, 2)))
     assert np.array_equal(first, second) == (not first.any())
 
 
-@pytest.mark.parametrize(
-    "name", [*(n for n in INITIALIZERS if n.endswith("uniform")), "sklearn", "torch"]
-)
-def test_uniform_weights_fill_their_bounds_and_keep_within(name: str) -> None:
+UNIFORM = [name for name in INITIALIZERS if name.endswith("uniform")]
+NORMAL = [name for name in INITIALIZERS if name.endswith("normal")]
+
+
+@pytest.mark.parametrize("name", [*UNIFORM, "sklearn", "torch"])
+def test_uniform_weights_fill_their_bounds(name: str) -> None:
+    weights = draw(name)
     bound = np.sqrt(3 * VARIANCES[name])
-    assert 0.999 * bound < draw(name).max() <= bound
-    assert -bound <= draw(name).min() < -0.999 * bound
+    assert 0.999 * bound < weights.max() <= bound
+    assert -bound <= weights.min() < -0.999 * bound
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in INITIALIZERS if name.endswith("normal")]
-)
+@pytest.mark.parametrize("name", NORMAL)
 def test_normal_weights_have_the_tails_of_the_normal_distribution(name: str) -> None:
     # 4.55 % lie beyond two standard deviations; a uniform distribution has none there.
     beyond = np.abs(draw(name)) > 2 * np.sqrt(VARIANCES[name])
@@ -79,16 +89,16 @@ def bounds(net: MLP) -> list[tuple[float, float]]:
 
 @pytest.mark.parametrize("name", sorted({*INITIALIZERS} - {"sklearn", "torch"}))
 def test_biases_are_0_but_those_of_sklearn_and_torch(name: str) -> None:
-    assert not np.any(np.concatenate(net_of(30, initializer=name).biases))
+    net = net_of(30, initializer=name)
+    assert not np.any(np.concatenate(net.biases))
 
 
 def test_torch_is_the_start_of_a_linear_layer() -> None:
-    for n_in, found in zip(
-        (40, 300), bounds(net_of(300, initializer="torch")), strict=True
-    ):
+    net = net_of(300, initializer="torch")
+    for n_in, (weight, bias) in zip((40, 300), bounds(net), strict=True):
         bound = 1 / np.sqrt(n_in)
-        assert 0.8 * bound < found[1] <= bound
-        assert 0.99 * bound < found[0] <= bound
+        assert 0.8 * bound < bias <= bound
+        assert 0.99 * bound < weight <= bound
 
 
 @pytest.mark.parametrize(
@@ -106,18 +116,17 @@ def test_sklearn_has_the_bound_of_each_activation(
     activation: Any, factors: tuple[int, ...]
 ) -> None:
     net = net_of(60, 80, activation=activation, initializer="sklearn")
-    for weights, found, factor in zip(net.weights, bounds(net), factors, strict=True):
+    layers = zip(net.weights, bounds(net), factors, strict=True)
+    for weights, (weight, bias), factor in layers:
         bound = np.sqrt(factor / sum(weights.shape))
-        assert 0.98 * bound < found[0] <= bound
-        assert 0.8 * bound < found[1] <= bound
+        assert 0.98 * bound < weight <= bound
+        assert 0.8 * bound < bias <= bound
 
 
 @pytest.mark.parametrize("kind", [MLPClassifier, MLPRegressor])
 @pytest.mark.parametrize("activation", ["logistic", "relu"])
 def test_sklearn_fills_the_bounds_of_scikit_learn(kind: Any, activation: Any) -> None:
-    """Its numbers before the first step are those after a step of a rate of nearly
-    0.
-    """
+    """A step of a rate of nearly 0 leaves scikit-learn's numbers as they start."""
     model = kind(
         hidden_layer_sizes=(200,),
         activation=activation,
@@ -128,26 +137,37 @@ def test_sklearn_fills_the_bounds_of_scikit_learn(kind: Any, activation: Any) ->
     )
     x = np.random.default_rng(0).normal(size=(50, 40))
     y = np.arange(50) % 20
+    if kind is MLPRegressor:
+        y = np.eye(20)[y]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model.fit(x, y if kind is MLPClassifier else np.eye(20)[y])
+        model.fit(x, y)
     net = net_of(200, activation=activation, initializer="sklearn")
     theirs = zip(model.coefs_, model.intercepts_, strict=True)
-    for (weights, biases), found in zip(theirs, bounds(net), strict=True):
-        assert np.abs(weights).max() == pytest.approx(found[0], rel=0.01)
-        assert np.abs(biases).max() == pytest.approx(found[1], rel=0.2)
+    for (weights, biases), (weight, bias) in zip(theirs, bounds(net), strict=True):
+        assert np.abs(weights).max() == pytest.approx(weight, rel=0.01)
+        assert np.abs(biases).max() == pytest.approx(bias, rel=0.2)
 
 
 def test_without_a_hidden_layer_the_factor_of_sklearn_is_6() -> None:
     net = net_of(output_activation="sigmoid", initializer="sklearn")
-    assert np.sqrt(2 / 60) < np.abs(net.weights[0]).max() <= np.sqrt(6 / 60)
+    largest = np.abs(net.weights[0]).max()
+    assert np.sqrt(2 / 60) < largest <= np.sqrt(6 / 60)
 
 
-@pytest.mark.parametrize("shape", [(8, 5), (5, 8), (6, 6), (1, 4), (4, 1)])
+each_shape = pytest.mark.parametrize("shape", [(8, 5), (5, 8), (6, 6), (1, 4), (4, 1)])
+
+
+@each_shape
 def test_orthogonal_weights_have_equal_singular_values(shape: tuple[int, int]) -> None:
     net = MLP(shape, initializer=Orthogonal(gain=1.5), dtype="float64", seed=0)
     values = np.linalg.svd(net.weights[0], compute_uv=False)
     np.testing.assert_allclose(values, 1.5, rtol=1e-14)
+
+
+@each_shape
+def test_biases_beside_orthogonal_weights_are_0(shape: tuple[int, int]) -> None:
+    net = MLP(shape, initializer=Orthogonal(gain=1.5), dtype="float64", seed=0)
     assert not net.biases[0].any()
 
 
@@ -155,37 +175,43 @@ def test_orthogonal_weights_prefer_no_direction() -> None:
     """Without the signs of the triangle a diagonal of QR is of one sign."""
     generator = np.random.default_rng(0)
     drawn = [Orthogonal()(generator, (3, 3)) for _ in range(2000)]
-    np.testing.assert_allclose(np.mean(drawn, axis=0), 0, atol=5 / np.sqrt(3 * 2000))
+    deviation_of_mean = 1 / np.sqrt(3 * 2000)
+    np.testing.assert_allclose(np.mean(drawn, axis=0), 0, atol=5 * deviation_of_mean)
 
 
-def test_orthogonal_is_a_setting_that_copies_and_compares() -> None:
+def test_a_pickled_setting_of_orthogonal_weights_is_equal() -> None:
     setting = Orthogonal(gain=2)
-    assert pickle.loads(pickle.dumps(setting)) == setting == Orthogonal(2.0)
-    assert repr(setting) == "Orthogonal(gain=2.0)"
+    assert pickle.loads(pickle.dumps(setting)) == setting
+    assert setting == Orthogonal(2.0)
 
 
-def test_a_function_returns_weights_or_weights_and_biases() -> None:
-    def alone(generator: np.random.Generator, shape: tuple[int, int]) -> Any:
+def test_a_repr_shows_the_gain_of_orthogonal_weights() -> None:
+    assert repr(Orthogonal(gain=2)) == "Orthogonal(gain=2.0)"
+
+
+def test_a_function_may_return_weights_alone() -> None:
+    def twos(generator: np.random.Generator, shape: tuple[int, int]) -> Any:
         return np.full(shape, 2)
 
-    def both(generator: np.random.Generator, shape: tuple[int, int]) -> Any:
-        return np.full(shape, 2), list(range(shape[1]))
-
-    net = net_of(3, initializer=alone)
+    net = net_of(3, initializer=twos)
     assert (net.weights[0] == 2).all()
     assert not net.biases[0].any()
-    net = net_of(3, initializer=both)
+
+
+def test_a_function_may_return_biases_beside_weights() -> None:
+    def with_biases(generator: np.random.Generator, shape: tuple[int, int]) -> Any:
+        return np.full(shape, 2), list(range(shape[1]))
+
+    net = net_of(3, initializer=with_biases)
     assert (net.weights[0] == 2).all()
     assert net.biases[0].tolist() == [0, 1, 2]
 
 
-def test_a_start_does_not_depend_on_the_dtype() -> None:
-    for initializer in (None, "torch", "sklearn", Orthogonal()):
-        first, second = (
-            MLP((3, 7, 2), initializer=initializer, dtype=dtype, seed=1)
-            for dtype in ("float32", "float64")
-        )
-        np.testing.assert_array_equal(first.parameters, second.parameters.astype("f4"))
+@pytest.mark.parametrize("initializer", [None, "torch", "sklearn", Orthogonal()])
+def test_a_start_does_not_depend_on_the_dtype(initializer: Any) -> None:
+    narrow = MLP((3, 7, 2), initializer=initializer, dtype="float32", seed=1)
+    wide = MLP((3, 7, 2), initializer=initializer, dtype="float64", seed=1)
+    np.testing.assert_array_equal(narrow.parameters, wide.parameters.astype("f4"))
 
 
 def cube(z: float) -> tuple[float, float]:
@@ -196,23 +222,34 @@ def cube(z: float) -> tuple[float, float]:
     ("activation", "first", "further"),
     [("relu", 1, 6), ("tanh", 1, 6), ("silu", 3, 6), ("selu", 3, 3), (cube, 3, 3)],
 )
-def test_the_default_start_has_a_bound_for_each_place(
+def test_default_weights_have_a_bound_for_each_place(
     activation: Any, first: float, further: float
 ) -> None:
     net = net_of(200, 300, activation=activation)
     squares = (first, further, 1 / 16)
-    for weights, found, square in zip(net.weights, bounds(net), squares, strict=True):
+    layers = zip(net.weights, bounds(net), squares, strict=True)
+    for weights, (weight, _), square in layers:
         bound = np.sqrt(square / len(weights))
-        assert 0.99 * bound < found[0] <= bound
-    for weights, biases in zip(net.weights[:-1], net.biases, strict=False):
-        assert 0.95 < np.abs(biases).max() * np.sqrt(len(weights)) <= 1
-    assert not net.biases[-1].any()
+        assert 0.99 * bound < weight <= bound
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "silu", "selu", cube])
+def test_default_biases_fill_their_bounds_in_hidden_layers_alone(
+    activation: Any,
+) -> None:
+    net = net_of(200, 300, activation=activation)
+    *hidden, (_, bias_of_outputs) = bounds(net)
+    for weights, (_, bias) in zip(net.weights[:-1], hidden, strict=True):
+        assert 0.95 < bias * np.sqrt(len(weights)) <= 1
+    assert bias_of_outputs == 0
 
 
 def test_hidden_layers_have_the_bound_of_their_own_activation() -> None:
     net = net_of(200, 300, activation=["silu", "identity"])
-    for weights, found, square in zip(net.weights, bounds(net), (3, 3), strict=False):
-        assert 0.99 < found[0] * np.sqrt(len(weights) / square) <= 1
+    hidden = zip(net.weights[:-1], bounds(net)[:-1], strict=True)
+    for weights, (weight, _) in hidden:
+        bound = np.sqrt(3 / len(weights))
+        assert 0.99 * bound < weight <= bound
 
 
 def test_a_net_without_hidden_layers_starts_with_small_weights() -> None:

@@ -55,9 +55,11 @@ def run(optimizer: Any, w: Any, slopes: Any, rates: Any) -> Any:
     """Parameters after one step for each row of slopes,
     shape (n_steps, n_parameters).
     """
-    m, v = np.zeros_like(w), np.zeros_like(w)
+    m = np.zeros_like(w)
+    v = np.zeros_like(w)
     path = np.empty_like(slopes)
-    for i, row in enumerate(optimizer.coefficients(1, rates).astype(w.dtype)):
+    coefficients = optimizer.coefficients(1, rates).astype(w.dtype)
+    for i, row in enumerate(coefficients):
         for j in range(w.size):
             w[j], m[j], v[j] = optimizer.rule(w[j], slopes[i, j], m[j], v[j], *row)
         path[i] = w
@@ -104,13 +106,22 @@ def test_coefficients_are_finite_however_long_the_training(
 
 
 @each_form
-def test_slopes_of_nan_and_none_and_frozen_settings(optimizer: Any) -> None:
-    assert np.isnan(
-        run(optimizer, np.ones(1), np.full((1, 1), np.nan), RATES[:1])
-    ).all()
-    kept = np.prod(1 - RATES[:5] * getattr(optimizer, "weight_decay", 0.0))
-    after = run(optimizer, np.ones(1), np.zeros((5, 1)), RATES[:5])[-1]
-    np.testing.assert_allclose(after, kept, rtol=1e-15)
+def test_a_slope_of_nan_makes_its_parameter_nan(optimizer: Any) -> None:
+    slopes = np.full((1, 1), np.nan)
+    path = run(optimizer, np.ones(1), slopes, RATES[:1])
+    assert np.isnan(path).all()
+
+
+@each_form
+def test_slopes_of_0_leave_the_decay_alone(optimizer: Any) -> None:
+    decay = getattr(optimizer, "weight_decay", 0.0)
+    kept = np.prod(1 - RATES[:5] * decay)
+    path = run(optimizer, np.ones(1), np.zeros((5, 1)), RATES[:5])
+    np.testing.assert_allclose(path[-1], kept, rtol=1e-15)
+
+
+@each_form
+def test_settings_of_an_optimizer_are_frozen(optimizer: Any) -> None:
     assert isinstance(optimizer, Optimizer)
     with pytest.raises(AttributeError, match="learning_rate"):
         optimizer.learning_rate = 1.0  # type: ignore[misc]
@@ -125,21 +136,24 @@ def sign_descent(w: Any, g: Any, m: Any, v: Any, rate: Any, shrink: Any) -> Any:
     return shrink * w - rate * np.sign(g), m, v
 
 
-def test_rules_of_ones_own_and_of_gradients_get_their_settings() -> None:
+def test_a_rule_of_ones_own_gets_its_constants() -> None:
     own = Custom(sign_descent, 0.5, constants=(0.25,))
-    assert own.coefficients(1, np.array([0.5, 0.1])).tolist() == [
-        [0.5, 0.25],
-        [0.1, 0.25],
-    ]
+    rows = own.coefficients(1, np.array([0.5, 0.1]))
+    assert rows.tolist() == [[0.5, 0.25], [0.1, 0.25]]
     # 0.25 * 4 - 0.5 = 0.5, then 0.25 * 0.5 + 0.5 = 0.625.
-    path = run(own, np.full(1, 4.0), np.array([[3.0], [-7.0]]), np.full(2, 0.5))
+    slopes = np.array([[3.0], [-7.0]])
+    path = run(own, np.full(1, 4.0), slopes, np.full(2, 0.5))
     assert path.tolist() == [[0.5], [0.625]]
+
+
+def test_clipvalue_is_the_last_coefficient() -> None:
     plain = Adam(0.01)
     clipped = Adam(0.01, clipvalue=0.5)
     table = coefficients_of(clipped, 3, RATES)
     assert np.array_equal(table[:, :-1], coefficients_of(plain, 3, RATES))
     assert (table[:, -1] == 0.5).all()
-    assert (gradient_rule_of(plain), gradient_rule_of(clipped)) == ("", "clipvalue")
+    assert gradient_rule_of(plain) == ""
+    assert gradient_rule_of(clipped) == "clipvalue"
 
 
 @pytest.mark.parametrize("kind", [Adam, AdamW, Nadam])
@@ -147,17 +161,13 @@ def test_epsilon_hat_is_added_to_the_uncorrected_root(kind: Any) -> None:
     plain = kind(epsilon=1e-3)
     hat = kind(epsilon=1e-3, epsilon_hat=True)
     t = np.arange(5, 105)
-    tables = [optimizer.coefficients(5, RATES) for optimizer in (plain, hat)]
-    changed = [
-        j
-        for j in range(tables[0].shape[1])
-        if not np.array_equal(*(c[:, j] for c in tables))
-    ]
-    (column,) = changed
-    assert (tables[1][:, column] == 1e-3).all()
-    np.testing.assert_allclose(
-        tables[0][:, column], 1e-3 * np.sqrt(1 - 0.999**t), rtol=1e-12
-    )
+    corrected = plain.coefficients(5, RATES)
+    uncorrected = hat.coefficients(5, RATES)
+    changed = (corrected != uncorrected).any(axis=0)
+    (column,) = np.flatnonzero(changed)
+    assert (uncorrected[:, column] == 1e-3).all()
+    expected = 1e-3 * np.sqrt(1 - 0.999**t)
+    np.testing.assert_allclose(corrected[:, column], expected, rtol=1e-12)
 
 
 def test_adam_with_epsilon_hat_is_that_of_scikit_learn(
@@ -169,7 +179,8 @@ def test_adam_with_epsilon_hat_is_that_of_scikit_learn(
     w = rng.normal(size=4)
     theirs = AdamOptimizer([w.copy()], 0.05, epsilon=0.1)
     expected = [w.copy()]
-    path = run(Adam(epsilon=0.1, epsilon_hat=True), w.copy(), slopes, np.full(50, 0.05))
+    ours = Adam(epsilon=0.1, epsilon_hat=True)
+    path = run(ours, w.copy(), slopes, np.full(50, 0.05))
     for i in range(50):
         theirs.update_params(expected, [slopes[i]])
         np.testing.assert_allclose(path[i], expected[0], rtol=1e-12)
@@ -183,42 +194,56 @@ def test_every_optimizer_documents_the_shared_settings(kind: Any) -> None:
         assert f"\n |  {field.name} : " in parameters
 
 
-def test_settings_in_use_are_shown_and_clipping_adds_no_coefficient() -> None:
+def test_a_repr_shows_the_settings_in_use() -> None:
     assert repr(SGD(0.1)) == "SGD(learning_rate=0.1, momentum=0.0, nesterov=False)"
     clipped = "SGD(learning_rate=0.1, momentum=0.0, nesterov=False, clipvalue=2.0)"
     assert repr(SGD(0.1, clipvalue=2)) == clipped
     assert repr(SGD(0.1, global_clipnorm=1)).endswith(", global_clipnorm=1.0)")
-    assert (
-        SGD(0.1, clipnorm=1) == SGD(0.1, clipnorm=1.0) != SGD(0.1, global_clipnorm=1.0)
-    )
-    for name, by_variable in NORM_LIMITS.items():
-        settings: dict[str, Any] = {name: 2}
-        limited = Adam(0.01, **settings)
-        assert norm_limit_of(limited) == (2.0, by_variable)
-        plain = coefficients_of(Adam(0.01), 3, RATES)
-        assert np.array_equal(coefficients_of(limited, 3, RATES), plain)
+
+
+def test_optimizers_of_equal_settings_are_equal() -> None:
+    limited = SGD(0.1, clipnorm=1)
+    assert limited == SGD(0.1, clipnorm=1.0)
+    assert limited != SGD(0.1, global_clipnorm=1.0)
+
+
+@pytest.mark.parametrize(("name", "by_variable"), NORM_LIMITS.items())
+def test_a_limit_of_norms_adds_no_coefficient(name: str, by_variable: bool) -> None:
+    settings: dict[str, Any] = {name: 2}
+    limited = Adam(0.01, **settings)
+    assert norm_limit_of(limited) == (2.0, by_variable)
+    plain = coefficients_of(Adam(0.01), 3, RATES)
+    assert np.array_equal(coefficients_of(limited, 3, RATES), plain)
+
+
+def test_clipvalue_is_not_a_limit_of_norms() -> None:
     assert norm_limit_of(Adam(0.01, clipvalue=1.0)) is None
 
 
-FIVE_RATES = np.geomspace(0.1, 0.01, 5)
-
-
-def test_one_group_and_split_rows_have_the_same_bits() -> None:
+def test_rows_of_coefficients_have_the_bits_of_the_optimizers() -> None:
     adam = Adam(clipvalue=0.5)
-    expected = np.column_stack([adam.coefficients(7, FIVE_RATES), np.full(5, 0.5)])
-    assert coefficients_of(adam, 7, FIVE_RATES).tobytes() == expected.tobytes()
+    rates = np.geomspace(0.1, 0.01, 5)
+    expected = np.column_stack([adam.coefficients(7, rates), np.full(5, 0.5)])
+    assert coefficients_of(adam, 7, rates).tobytes() == expected.tobytes()
     assert n_coefficients_of(adam) == 5
-    optimizer = ScheduleFreeAdamW(warmup_steps=20)
-    rates = np.full(60, 0.0025)
-    whole = optimizer.coefficients(6, rates, averaged_from=5)
-    parts = [
-        optimizer.coefficients(6, rates[:9], 5),
-        optimizer.coefficients(15, rates[9:], 5),
-    ]
-    assert np.array_equal(whole, np.concatenate(parts))
-    # The share of z: the square of its rate by the sum of those since step 5.
+
+
+SCHEDULE_FREE = ScheduleFreeAdamW(warmup_steps=20)
+EQUAL_RATES = np.full(60, 0.0025)
+
+
+def test_coefficients_of_an_average_do_not_depend_on_how_steps_are_split() -> None:
+    whole = SCHEDULE_FREE.coefficients(6, EQUAL_RATES, averaged_from=5)
+    first = SCHEDULE_FREE.coefficients(6, EQUAL_RATES[:9], averaged_from=5)
+    second = SCHEDULE_FREE.coefficients(15, EQUAL_RATES[9:], averaged_from=5)
+    assert np.array_equal(whole, np.concatenate([first, second]))
+
+
+def test_z_weighs_the_square_of_its_rate_by_the_sum_since_the_average() -> None:
+    coefficients = SCHEDULE_FREE.coefficients(6, EQUAL_RATES, averaged_from=5)
     squares = np.minimum(np.arange(6, 66) / 20, 1) ** 2
-    np.testing.assert_allclose(whole[:, -2], squares / np.cumsum(squares), rtol=1e-12)
+    expected = squares / np.cumsum(squares)
+    np.testing.assert_allclose(coefficients[:, -2], expected, rtol=1e-12)
 
 
 def averaged(gains: Any, path: Any) -> Any:
@@ -230,25 +255,28 @@ def averaged(gains: Any, path: Any) -> Any:
     return np.array(seen)
 
 
-def test_ema_and_swa_are_those_of_keras_and_means(rng: np.random.Generator) -> None:
+def test_an_ema_is_that_of_keras_with_adams_correction(
+    rng: np.random.Generator,
+) -> None:
     path = rng.normal(size=(50, 3))
     m = 0.9
-    got = averaged(EMA(m).gains(np.arange(1, 51)), path)
-    # Keras, from zeros: average <- m average + (1 - m)
-    # w; Adam's correction divides by 1 - m^k.
+    ours = averaged(EMA(m).gains(np.arange(1, 51)), path)
+    # Keras begins at zeros; the correction divides by 1 - m^k.
     keras = np.zeros(3)
     for k, w in enumerate(path, start=1):
         keras = m * keras + (1 - m) * w
-        np.testing.assert_allclose(
-            got[k - 1], keras / (1 - m**k), rtol=1e-12, atol=1e-12
-        )
+        corrected = keras / (1 - m**k)
+        np.testing.assert_allclose(ours[k - 1], corrected, rtol=1e-12, atol=1e-12)
+
+
+def test_swa_is_the_mean_of_the_last_parameters(rng: np.random.Generator) -> None:
     path = rng.normal(size=(40, 3))
     optimizer = SGD(0.1, average=SWA(0.75))
     origin = average_start(optimizer, 100, 140, 0)
     gains = coefficients_of(optimizer, 101, np.ones(40), averaged_from=origin)[:, -1]
-    got = averaged(gains, path)
-    np.testing.assert_allclose(got[:31], path[:31], rtol=1e-14, atol=1e-14)
-    np.testing.assert_allclose(got[-1], path[30:].mean(axis=0), rtol=1e-14)
+    ours = averaged(gains, path)
+    np.testing.assert_allclose(ours[:31], path[:31], rtol=1e-14, atol=1e-14)
+    np.testing.assert_allclose(ours[-1], path[30:].mean(axis=0), rtol=1e-14)
 
 
 @pytest.mark.parametrize("momentum", [1e-12, 0.5, 0.999, 1 - 1e-12])
@@ -265,28 +293,38 @@ each_schedule = pytest.mark.parametrize("kind", SCHEDULES.values())
 
 
 @each_schedule
-def test_rates_are_one_float64_a_step_however_they_are_split(kind: Any) -> None:
-    rates = kind(0.1)(STEPS, TOTAL)
+def test_rates_are_one_float64_a_step(kind: Any) -> None:
+    schedule = kind(0.1)
+    rates = schedule(STEPS, TOTAL)
     assert rates.shape == STEPS.shape
     assert rates.dtype == np.float64
     assert (rates >= 0).all()
-    whole = kind(0.1)(STEPS, TOTAL)
-    parts = [kind(0.1)(part, TOTAL) for part in np.split(STEPS, [37, 38, 1000, 2500])]
-    assert np.array_equal(whole, np.concatenate(parts))
-    assert kind(0.1)(STEPS[:0], 0).shape == (0,)
+    assert schedule(STEPS[:0], 0).shape == (0,)
 
 
 @each_schedule
-def test_rates_rise_to_one_peak_after_a_line_of_warm_up(kind: Any) -> None:
+def test_rates_do_not_depend_on_how_steps_are_split(kind: Any) -> None:
+    schedule = kind(0.1)
+    whole = schedule(STEPS, TOTAL)
+    parts = np.split(STEPS, [37, 38, 1000, 2500])
+    rates = [schedule(part, TOTAL) for part in parts]
+    assert np.array_equal(whole, np.concatenate(rates))
+
+
+@each_schedule
+def test_rates_rise_to_one_peak(kind: Any) -> None:
     rates = kind(0.1)(STEPS, TOTAL)
     peak = rates.argmax()
     assert (np.diff(rates[: peak + 1]) >= 0).all()
     assert (np.diff(rates[peak:]) <= 0).all()
+
+
+@each_schedule
+def test_a_warm_up_is_a_line_before_the_schedule(kind: Any) -> None:
     rates = Warmup(kind(0.1), n_steps=100)(STEPS, TOTAL)
     later = kind(0.1)(np.arange(TOTAL - 100), TOTAL - 100)
-    np.testing.assert_allclose(
-        rates[:100], later[0] * np.arange(1, 101) / 100, rtol=1e-15
-    )
+    line = later[0] * np.arange(1, 101) / 100
+    np.testing.assert_allclose(rates[:100], line, rtol=1e-15)
     assert np.array_equal(rates[100:], later)
 
 
@@ -318,16 +356,27 @@ SETTINGS = [
     for name, value in asdict(kind(0.1)).items()
     if name not in ("average", "warmup_steps") and not isinstance(value, bool)
 ]
+each_setting = pytest.mark.parametrize(("kind", "name"), SETTINGS)
 
 
-@pytest.mark.parametrize(("kind", "name"), SETTINGS)
-def test_every_setting_is_checked(kind: Any, name: str) -> None:
+def with_setting(kind: Any, name: str, value: Any) -> Any:
+    """Make an optimizer or a schedule whose first setting, its rate, is valid."""
     first = next(iter(asdict(kind(0.1))))
+    return kind(**{first: 0.1, name: value})
+
+
+@each_setting
+def test_a_setting_below_0_is_an_error(kind: Any, name: str) -> None:
     start = re.escape(f"{kind.__name__}: {name} must be a")
     with pytest.raises(ValueError, match=f"^{start}.*, got -1$"):
-        kind(**{first: 0.1, name: -1})
+        with_setting(kind, name, -1)
+
+
+@each_setting
+def test_a_setting_that_is_a_text_is_an_error(kind: Any, name: str) -> None:
+    start = re.escape(f"{kind.__name__}: {name} must be a")
     with pytest.raises(TypeError, match=f"^{start}.*, got 'high'$"):
-        kind(**{first: 0.1, name: "high"})
+        with_setting(kind, name, "high")
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -342,13 +391,11 @@ def test_nan_of_the_gradient_stays_nan(rule: Any) -> None:
     assert np.isnan(rule(np.float64(np.nan), np.float64(0.5)))
 
 
-def test_norms_are_scaled_to_limits() -> None:
-    assert [norm_factor(norm, 2.0) for norm in (0.0, 1.0, 2.0, 8.0)] == [
-        1.0,
-        1.0,
-        1.0,
-        0.25,
-    ]
+@pytest.mark.parametrize(
+    ("norm", "factor"), [(0.0, 1.0), (1.0, 1.0), (2.0, 1.0), (8.0, 0.25)]
+)
+def test_a_norm_is_scaled_to_the_limit(norm: float, factor: float) -> None:
+    assert norm_factor(norm, 2.0) == factor
 
 
 @pytest.mark.parametrize("norm", [np.inf, np.nan])
@@ -359,17 +406,22 @@ def test_a_norm_that_is_not_finite_makes_nan(norm: float) -> None:
 
 
 KEY = (0xDEADBEEF, 0x12345678)
+each_step = pytest.mark.parametrize("step", [0, 7, 2**33 + 5])
 
 
-@pytest.mark.parametrize("step", [0, 7, 2**33 + 5])
-def test_masks_and_noise_are_those_of_the_oracle(step: int) -> None:
-    for layer in (-1, 0, 3):
-        result = mask(KEY, step, layer, (5, 19), 0.3)
-        assert (result == naive.mask(KEY, step, layer, (5, 19), 0.3)).all()
+@each_step
+@pytest.mark.parametrize("layer", [-1, 0, 3])
+def test_a_mask_is_that_of_the_oracle(step: int, layer: int) -> None:
+    result = mask(KEY, step, layer, (5, 19), 0.3)
+    expected = naive.mask(KEY, step, layer, (5, 19), 0.3)
+    assert (result == expected).all()
+
+
+@each_step
+def test_noise_is_that_of_the_oracle(step: int) -> None:
     result = noise(KEY, step, (5, 19), 0.5)
-    np.testing.assert_allclose(
-        result, 0.5 * naive.noise(KEY, step, (5, 19)), atol=1e-12
-    )
+    expected = 0.5 * naive.noise(KEY, step, (5, 19))
+    np.testing.assert_allclose(result, expected, atol=1e-12)
 
 
 def test_decisions_do_not_depend_on_each_other() -> None:
@@ -386,7 +438,9 @@ def test_decisions_do_not_depend_on_each_other() -> None:
         mask((KEY[0] + 1, KEY[1]), 0, 0, shape, 0.5),
     ]
     pairs = [(one, other - 1) for other in others]
-    pairs += [(one[1:], one[:-1]), (one[:, 1:], one[:, :-1]), (one[:, 8:], one[:, :-8])]
+    pairs.append((one[1:], one[:-1]))
+    pairs.append((one[:, 1:], one[:, :-1]))
+    pairs.append((one[:, 8:], one[:, :-8]))
     for a, b in pairs:
         assert abs((a * b).mean()) < 4e-3
 
@@ -397,12 +451,16 @@ def test_the_numbers_of_a_step_are_exact_in_float32() -> None:
     table = numbers_of(rule, KEY, steps, 10).astype(np.float32).astype(np.float64)
     pieces = [0xBEEF, 0xDEAD, 0x5678, 0x1234]
     assert (table[:, :4] == pieces).all()
-    assert (table[:, 4] + table[:, 5] * 2.0**16 + table[:, 6] * 2.0**32 == steps).all()
+    low, middle, high = table[:, 4:7].T
+    assert (low + middle * 2.0**16 + high * 2.0**32 == steps).all()
     # A rate of almost 1 still keeps one unit of 65,536.
-    assert (table[:, dropout.INPUTS : dropout.INPUTS + 2] == [65535, 65536]).all()
+    inputs = table[:, dropout.INPUTS : dropout.INPUTS + 2]
+    assert (inputs == [65535, 65536]).all()
     assert (table[:, dropout.NOISE] == 2.5).all()
-    assert table[:, dropout.HIDDEN].tolist() == [0.25 * 65536] * 3
-    assert table[:, dropout.HIDDEN + 2].tolist() == [0.5 * 65536, 0.25 * 65536, 0]
+    constant = table[:, dropout.HIDDEN] / 65536
+    assert constant.tolist() == [0.25, 0.25, 0.25]
+    falling = table[:, dropout.HIDDEN + 2] / 65536
+    assert falling.tolist() == [0.5, 0.25, 0]
 
 
 @pytest.mark.parametrize("value", [1.0, -0.1, np.nan])
@@ -410,9 +468,8 @@ def test_a_schedule_out_of_range_is_an_error_at_its_step(value: float) -> None:
     def rates(steps: np.ndarray, total: int) -> np.ndarray:
         return np.where(steps == 4, value, 0.5)
 
-    with pytest.raises(
-        ValueError, match=r"dropout, .*must return 3 rates in \[0, 1\).* at step 4"
-    ):
+    message = r"dropout, .*must return 3 rates in \[0, 1\).* at step 4"
+    with pytest.raises(ValueError, match=message):
         numbers_of(Dropout((rates,)), KEY, np.arange(3, 6), 10)
 
 
@@ -436,5 +493,12 @@ def test_the_known_answers(
     philox = philox_of(lambda function: function)
     words = philox(*map(np.uint64, (*counter, *key)))
     assert [int(word & LOW) for word in words] == expected
-    arrays = [np.array([word]) for word in counter]
-    assert np.ravel(naive.philox(arrays, (key[0], key[1]))).tolist() == expected
+
+
+@pytest.mark.parametrize(("counter", "key", "expected"), ANSWERS)
+def test_the_oracle_has_the_known_answers(
+    counter: list[int], key: list[int], expected: list[int]
+) -> None:
+    words = [np.array([word]) for word in counter]
+    numbers = naive.philox(words, (key[0], key[1]))
+    assert np.ravel(numbers).tolist() == expected
