@@ -136,7 +136,7 @@ def test_sklearn_fills_the_bounds_of_scikit_learn(kind: Any, activation: Any) ->
         random_state=0,
     )
     x = np.random.default_rng(0).normal(size=(50, 40))
-    y = np.arange(50) % 20
+    y: Any = np.arange(50) % 20
     if kind is MLPRegressor:
         y = np.eye(20)[y]
     with warnings.catch_warnings():
