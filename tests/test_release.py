@@ -29,6 +29,9 @@ SECTIONS = re.findall(
 )
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 RELEASE = ROOT / ".github" / "workflows" / "release.yml"
+RUNS_TESTS = [ROOT / ".ci" / "run"] + [
+    path for path in WORKFLOWS if path.stem in ("tests", "package", "nightly")
+]
 
 
 def test_the_changelog_begins_with_this_version_the_newest() -> None:
@@ -50,6 +53,20 @@ def test_extras_install_what_they_name() -> None:
     for needed in extras.values():
         for own in re.findall(r"fastmlp\[([\w,]+)\]", " ".join(needed)):
             assert set(own.split(",")) <= set(extras)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="bash expands the braces")
+@pytest.mark.parametrize("script", RUNS_TESTS, ids=lambda path: path.stem)
+def test_the_tests_that_a_script_names_exist(script: Path) -> None:
+    named = re.findall(r"\b(?:tests|fastmlp)/[\w/.:{},-]*\w\}?", script.read_text())
+    assert named
+    expand = ["bash", "-c", f"printf '%s\n' {' '.join(named)}"]
+    expanded = subprocess.run(expand, check=True, capture_output=True, text=True)
+    for name in expanded.stdout.split():
+        file, _, test = name.partition("::")
+        path = ROOT / file
+        assert path.exists(), name
+        assert not test or f"\ndef {test}(" in path.read_text(), name
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
