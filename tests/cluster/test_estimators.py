@@ -155,7 +155,9 @@ def test_a_worker_has_one_thread(client: Any) -> None:
     [
         (TabularMLPClassifier, {"cv": 3}),
         (TabularMLPRegressor, {"validation_fraction": 0.4}),
+        (TabularMLPRegressor, {"cv": 2, "trees": True, "ensemble": "mean"}),
     ],
+    ids=["folds", "fraction", "trees"],
 )
 def test_a_model_of_tables_is_that_of_here(
     client: Any, kind: Any, more: dict[str, Any]
