@@ -414,6 +414,9 @@ class LedCalls:
         self._kind = kind
         self.n_threads = n_threads
         self._asked = False
+        # A short call after one of the other way fetches its weights from the other
+        # core: 43 us, the next one 15 (one row, 760-835-5, 2 threads).
+        self._was_shared = False
         self._pieces = pieces
         self._table = np.zeros(64 if several else 0, worker_pool.NextCalls.dtype)
         self._record = np.zeros(1, worker_pool.Lead.dtype)
@@ -485,7 +488,11 @@ class LedCalls:
         result = call()
         end = time.perf_counter()
         status = self._fields["status"]
-        if not team or self._counts(status, end):
+        is_shared = team and status == worker_pool.WHOLE
+        is_warm = is_long or is_shared == self._was_shared
+        self._was_shared = is_shared
+        counts = not team or self._counts(status, end)
+        if counts and is_warm:
             tuner.record(team, flops, end - start)
         ahead["n"] = most if tuner.wants_team() else 1
         asks = not tuner.is_known()

@@ -304,12 +304,14 @@ def decided(monkeypatch: pytest.MonkeyPatch) -> Any:
         return recorded[:], ahead["left"], ahead["sleepers"]
 
     decide.job = job  # type: ignore[attr-defined]
+    decide.tuner = tuner  # type: ignore[attr-defined]
     return decide
 
 
 def test_late_workers_are_not_timed_before_they_may_have_a_core(
     decided: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    decided(WHOLE)
     assert decided(WHOLE) == ([True], tuning.LED_CALLS, LEFT_ASLEEP)
     monkeypatch.setattr(tuning, "WAKING", 9e9)
     assert decided(LATE)[0] == []
@@ -317,6 +319,22 @@ def test_late_workers_are_not_timed_before_they_may_have_a_core(
     assert decided(LATE)[0] == []
     monkeypatch.setattr(tuning, "WAKING", -1.0)
     assert decided(LATE)[0] == [True]
+
+
+def test_a_short_call_after_one_of_the_other_way_is_not_timed(decided: Any) -> None:
+    """Its weights lie in the other core's cache."""
+    assert decided(WHOLE)[0] == []
+    assert decided(WHOLE)[0] == [True]
+    decided.tuner.wants_team = lambda: False
+    assert decided(ALONE)[0] == []
+    assert decided(ALONE)[0] == [False]
+
+
+def test_a_long_call_after_one_of_the_other_way_is_timed(
+    decided: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "PATIENT_SECONDS", 0.0)
+    assert decided(WHOLE)[0] == [True]
 
 
 def test_calls_that_follow_each_other_closely_wake_workers(
